@@ -1,0 +1,7 @@
+//! walgate speaks PostgreSQL's streaming replication protocol, measures the true lag of every consumer,
+//! and stands between a server and its consumers as a transparent proxy.
+
+pub mod ident;
+pub mod lsn;
+pub mod time;
+pub mod wire;

@@ -1,0 +1,5 @@
+//! The `walgate` command.
+
+use walgate as _;
+
+fn main() {}
