@@ -73,6 +73,41 @@ impl<'a> Cursor<'a> {
         Ok(text)
     }
 
+    /// A string of which the end may be missing: up to its zero byte, else all that is left. For readers
+    /// of the leading bytes of a message; nothing can follow it.
+    pub fn cstr_or_rest(self) -> &'a [u8] {
+        self.rest.split(|&byte| byte == 0).next().unwrap_or_default()
+    }
+
+    /// A string made of all that is left, with its zero byte as the last of the message.
+    pub fn last_cstr(mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
+        let text = self.cstr(field)?;
+        self.finish(field)?;
+        Ok(text)
+    }
+
+    /// A byte that `known` gives a meaning; one without is an error.
+    pub fn code<T>(&mut self, field: &'static str, known: impl FnOnce(u8) -> Option<T>) -> Result<T, DecodeError> {
+        let before = self.clone();
+        let byte = self.u8(field)?;
+        known(byte).ok_or_else(|| before.error(Fault::Unknown(byte), field))
+    }
+
+    /// A count of two bytes, which may not be negative.
+    pub fn count(&mut self, field: &'static str) -> Result<u16, DecodeError> {
+        let before = self.clone();
+        let count = self.i16(field)?;
+        u16::try_from(count).map_err(|_| before.error(Fault::Length(count.into()), field))
+    }
+
+    /// A length or count of four bytes, which may not be negative. It is what the sender claims: nothing
+    /// may be allocated by it before as many bytes are there.
+    pub fn length(&mut self, field: &'static str) -> Result<usize, DecodeError> {
+        let before = self.clone();
+        let length = self.i32(field)?;
+        usize::try_from(length).map_err(|_| before.error(Fault::Length(length.into()), field))
+    }
+
     /// One byte.
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         self.take_array(field).map(u8::from_be_bytes)
@@ -165,6 +200,26 @@ mod tests {
         assert_eq!(error, DecodeError { fault: Fault::Truncated, field: "commit_lsn", offset: 1 });
         assert_eq!(error.to_string(), "message too short in commit_lsn at byte 1");
         assert_eq!(cursor.cstr("name").unwrap_err().fault, Fault::Unterminated);
+    }
+
+    #[test]
+    fn a_negative_count_and_an_unknown_code_are_errors_at_their_own_place() {
+        let mut cursor = Cursor::new(&[7, 0xff, 0xfe, 0xff, 0xff, 0xff, 0xfd, b'x']);
+        assert_eq!(cursor.u8("first"), Ok(7));
+        let error = |fault, field, offset| DecodeError { fault, field, offset };
+        assert_eq!(cursor.count("columns"), Err(error(Fault::Length(-2), "columns", 1)));
+        assert_eq!(cursor.length("length"), Err(error(Fault::Length(-3), "length", 3)));
+        let known = |byte| (byte == b'N').then_some(());
+        assert_eq!(cursor.code("kind", known), Err(error(Fault::Unknown(b'x'), "kind", 7)));
+    }
+
+    #[test]
+    fn a_string_may_have_to_end_the_message_or_may_be_cut_off() {
+        assert_eq!(Cursor::new(b"gid\0").last_cstr("gid"), Ok(&b"gid"[..]));
+        assert_eq!(Cursor::new(b"gid\0x").last_cstr("gid").unwrap_err().fault, Fault::TrailingBytes);
+        assert_eq!(Cursor::new(b"gid").last_cstr("gid").unwrap_err().fault, Fault::Unterminated);
+        assert_eq!(Cursor::new(b"pre\0fix").cstr_or_rest(), b"pre");
+        assert_eq!(Cursor::new(b"pre").cstr_or_rest(), b"pre");
     }
 
     #[test]
