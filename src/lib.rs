@@ -3,5 +3,6 @@
 
 pub mod ident;
 pub mod lsn;
+pub mod pgoutput;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,253 @@
+//! Whole messages, borrowed from the bytes they came in.
+
+use super::relation::{RelationMessage, TypeMessage};
+use super::transaction::chunk_xid;
+use super::tuple::Tuple;
+use super::{Begin, Commit, CommitPrepared, Origin, Prepare, RollbackPrepared, StreamAbort, StreamCommit, StreamStart};
+use crate::ident::{Oid, Xid};
+use crate::lsn::Lsn;
+use crate::wire::{Cursor, DecodeError, Fault};
+
+/// One message of pgoutput.
+#[derive(Clone, Debug)]
+pub enum Message<'a> {
+    /// A transaction begins.
+    Begin(Begin),
+    /// It ends.
+    Commit(Commit),
+    /// It was replicated from elsewhere.
+    Origin(Origin<'a>),
+    /// A table's definition.
+    Relation(RelationMessage<'a>),
+    /// A data type's name.
+    Type(TypeMessage<'a>),
+    /// A new row.
+    Insert(Insert<'a>),
+    /// A changed row.
+    Update(Update<'a>),
+    /// A row removed.
+    Delete(Delete<'a>),
+    /// Tables emptied.
+    Truncate(Truncate<'a>),
+    /// What `pg_logical_emit_message` wrote.
+    Message(LogicalMessage<'a>),
+    /// A chunk of a transaction in progress begins.
+    StreamStart(StreamStart),
+    /// The chunk ends.
+    StreamStop,
+    /// A streamed transaction was committed.
+    StreamCommit(StreamCommit),
+    /// A streamed transaction or a part of it was rolled back.
+    StreamAbort(StreamAbort),
+    /// A transaction begins that ends with a Prepare.
+    BeginPrepare(Prepare<'a>),
+    /// A transaction was prepared.
+    Prepare(Prepare<'a>),
+    /// A prepared transaction was committed.
+    CommitPrepared(CommitPrepared<'a>),
+    /// A prepared transaction was rolled back.
+    RollbackPrepared(RollbackPrepared<'a>),
+    /// A streamed transaction was prepared.
+    StreamPrepare(Prepare<'a>),
+}
+
+impl<'a> Message<'a> {
+    /// Reads a message that fills `bytes`. `in_stream` tells whether it lies between a Stream Start and its
+    /// Stream Stop, where most messages carry an xid; [`Decoder`](super::Decoder) keeps count of that.
+    ///
+    /// Rows and column definitions are checked when they are walked.
+    #[inline]
+    pub fn parse(bytes: &'a [u8], in_stream: bool) -> Result<Message<'a>, DecodeError> {
+        let mut cursor = Cursor::new(bytes);
+        Ok(match cursor.u8("message type")? {
+            b'I' => Message::Insert(Insert::parse(cursor, in_stream)?),
+            b'U' => Message::Update(Update::parse(cursor, in_stream)?),
+            b'D' => Message::Delete(Delete::parse(cursor, in_stream)?),
+            b'B' => Message::Begin(Begin::parse(cursor)?),
+            b'C' => Message::Commit(Commit::parse(cursor)?),
+            b'O' => Message::Origin(Origin::parse(cursor)?),
+            b'R' => Message::Relation(RelationMessage::parse(cursor, in_stream)?),
+            b'Y' => Message::Type(TypeMessage::parse(cursor, in_stream)?),
+            b'T' => Message::Truncate(Truncate::parse(cursor, in_stream)?),
+            b'M' => Message::Message(LogicalMessage::parse(cursor, in_stream)?),
+            b'S' => Message::StreamStart(StreamStart::parse(cursor)?),
+            b'E' => {
+                cursor.finish("Stream Stop")?;
+                Message::StreamStop
+            }
+            b'c' => Message::StreamCommit(StreamCommit::parse(cursor)?),
+            b'A' => Message::StreamAbort(StreamAbort::parse(cursor)?),
+            b'b' => Message::BeginPrepare(Prepare::parse_begin(cursor)?),
+            b'P' => Message::Prepare(Prepare::parse(cursor)?),
+            b'K' => Message::CommitPrepared(CommitPrepared::parse(cursor)?),
+            b'r' => Message::RollbackPrepared(RollbackPrepared::parse(cursor)?),
+            b'p' => Message::StreamPrepare(Prepare::parse(cursor)?),
+            tag => return Err(unknown_tag(tag)),
+        })
+    }
+}
+
+/// A row was inserted.
+#[derive(Clone, Debug)]
+pub struct Insert<'a> {
+    /// The transaction, inside streamed chunks only.
+    pub xid: Option<Xid>,
+    /// The table.
+    pub relation: Oid,
+    /// The row.
+    pub new: Tuple<'a>,
+}
+
+impl<'a> Insert<'a> {
+    #[inline]
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Insert<'a>, DecodeError> {
+        let (xid, relation) = row_of(&mut cursor, in_stream)?;
+        cursor.code("tuple kind", |kind| (kind == b'N').then_some(()))?;
+        Ok(Insert { xid, relation, new: Tuple::parse(cursor)? })
+    }
+}
+
+/// A row was updated.
+#[derive(Clone, Debug)]
+pub struct Update<'a> {
+    /// The transaction, inside streamed chunks only.
+    pub xid: Option<Xid>,
+    /// The table.
+    pub relation: Oid,
+    /// The row before; `None` where the replica identity is a key that did not change.
+    pub old: Option<OldTuple<'a>>,
+    /// The row after.
+    pub new: Tuple<'a>,
+}
+
+impl<'a> Update<'a> {
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Update<'a>, DecodeError> {
+        let (xid, relation) = row_of(&mut cursor, in_stream)?;
+        let kind = |kind| matches!(kind, b'K' | b'O' | b'N').then_some(kind);
+        let old = match cursor.code("tuple kind", kind)? {
+            b'K' => Some(OldTuple::Key(Tuple::parse_leading(&mut cursor)?)),
+            b'O' => Some(OldTuple::Row(Tuple::parse_leading(&mut cursor)?)),
+            _ => None,
+        };
+        if old.is_some() {
+            cursor.code("tuple kind", |kind| (kind == b'N').then_some(()))?;
+        }
+        Ok(Update { xid, relation, old, new: Tuple::parse(cursor)? })
+    }
+}
+
+/// A row was deleted.
+#[derive(Clone, Debug)]
+pub struct Delete<'a> {
+    /// The transaction, inside streamed chunks only.
+    pub xid: Option<Xid>,
+    /// The table.
+    pub relation: Oid,
+    /// The row as it was.
+    pub old: OldTuple<'a>,
+}
+
+impl<'a> Delete<'a> {
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Delete<'a>, DecodeError> {
+        let (xid, relation) = row_of(&mut cursor, in_stream)?;
+        let old = match cursor.code("tuple kind", |kind| matches!(kind, b'K' | b'O').then_some(kind))? {
+            b'K' => OldTuple::Key(Tuple::parse(cursor)?),
+            _ => OldTuple::Row(Tuple::parse(cursor)?),
+        };
+        Ok(Delete { xid, relation, old })
+    }
+}
+
+/// What is sent of a row before its change.
+#[derive(Clone, Debug)]
+pub enum OldTuple<'a> {
+    /// The columns of the replica identity; the others are there, as nulls.
+    Key(Tuple<'a>),
+    /// All columns: the replica identity is FULL.
+    Row(Tuple<'a>),
+}
+
+impl<'a> OldTuple<'a> {
+    /// The columns, whichever they are.
+    pub fn tuple(&self) -> &Tuple<'a> {
+        match self {
+            OldTuple::Key(tuple) | OldTuple::Row(tuple) => tuple,
+        }
+    }
+}
+
+/// Tables were truncated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncate<'a> {
+    /// The transaction, inside streamed chunks only.
+    pub xid: Option<Xid>,
+    /// `TRUNCATE … CASCADE`.
+    pub cascade: bool,
+    /// `TRUNCATE … RESTART IDENTITY`.
+    pub restart_identity: bool,
+    relations: &'a [[u8; 4]],
+}
+
+impl<'a> Truncate<'a> {
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Truncate<'a>, DecodeError> {
+        let xid = chunk_xid(&mut cursor, in_stream)?;
+        let count = cursor.length("relation count")?;
+        // Bits 0 and 1; PostgreSQL's subscriber ignores the others.
+        let flags = cursor.u8("truncate flags")?;
+        let (relations, _) = cursor.take(count.saturating_mul(4), "relation OIDs")?.as_chunks();
+        cursor.finish("Truncate")?;
+        Ok(Truncate { xid, cascade: flags & 1 != 0, restart_identity: flags & 2 != 0, relations })
+    }
+
+    /// The tables.
+    pub fn relations(&self) -> impl ExactSizeIterator<Item = Oid> + 'a {
+        self.relations.iter().map(|&oid| Oid(u32::from_be_bytes(oid)))
+    }
+}
+
+/// A message that `pg_logical_emit_message` wrote into the WAL; sent with the option `messages`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogicalMessage<'a> {
+    /// The transaction, inside streamed chunks only.
+    pub xid: Option<Xid>,
+    /// Whether it is part of a transaction; one that is not comes at once and alone.
+    pub transactional: bool,
+    /// Its position.
+    pub lsn: Lsn,
+    /// Says what the content means.
+    pub prefix: &'a [u8],
+    /// Any bytes.
+    pub content: &'a [u8],
+}
+
+impl<'a> LogicalMessage<'a> {
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<LogicalMessage<'a>, DecodeError> {
+        let (xid, transactional, lsn) = LogicalMessage::parse_fixed(&mut cursor, in_stream)?;
+        let prefix = cursor.cstr("message prefix")?;
+        let len = cursor.length("message length")?;
+        let content = cursor.take(len, "message content")?;
+        cursor.finish("Message")?;
+        Ok(LogicalMessage { xid, transactional, lsn, prefix, content })
+    }
+
+    /// What stands before the prefix.
+    pub(super) fn parse_fixed(
+        cursor: &mut Cursor<'a>,
+        in_stream: bool,
+    ) -> Result<(Option<Xid>, bool, Lsn), DecodeError> {
+        let xid = chunk_xid(cursor, in_stream)?;
+        let transactional = cursor.u8("message flags")? & 1 != 0;
+        Ok((xid, transactional, cursor.lsn("message LSN")?))
+    }
+}
+
+/// The transaction and the table, with which every row message and Relation begins.
+#[inline]
+pub(super) fn row_of(cursor: &mut Cursor<'_>, in_stream: bool) -> Result<(Option<Xid>, Oid), DecodeError> {
+    Ok((chunk_xid(cursor, in_stream)?, Oid(cursor.u32("relation OID")?)))
+}
+
+#[cold]
+pub(super) fn unknown_tag(tag: u8) -> DecodeError {
+    DecodeError { fault: Fault::Unknown(tag), field: "message type", offset: 0 }
+}

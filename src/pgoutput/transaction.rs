@@ -1,0 +1,250 @@
+//! The messages that open, close and steer transactions. All of them are short and of a fixed layout
+//! (a global transaction identifier has at most 200 bytes), so both tiers parse them whole.
+
+use crate::ident::Xid;
+use crate::lsn::Lsn;
+use crate::time::PgTimestamp;
+use crate::wire::{Cursor, DecodeError};
+
+/// The next messages, up to the Commit, are one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// Where the transaction's commit record starts: the [`Commit`]'s `commit_lsn`.
+    pub final_lsn: Lsn,
+    /// When it was committed.
+    pub commit_ts: PgTimestamp,
+    /// The transaction.
+    pub xid: Xid,
+}
+
+impl Begin {
+    pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<Begin, DecodeError> {
+        let begin = Begin {
+            final_lsn: cursor.lsn("final LSN")?,
+            commit_ts: cursor.timestamp("commit timestamp")?,
+            xid: xid(&mut cursor)?,
+        };
+        cursor.finish("Begin")?;
+        Ok(begin)
+    }
+}
+
+/// The end of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Where its commit record starts.
+    pub commit_lsn: Lsn,
+    /// Where its commit record ends.
+    pub end_lsn: Lsn,
+    /// When it was committed.
+    pub commit_ts: PgTimestamp,
+}
+
+impl Commit {
+    pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<Commit, DecodeError> {
+        no_flags(&mut cursor)?;
+        let commit = Commit {
+            commit_lsn: cursor.lsn("commit LSN")?,
+            end_lsn: cursor.lsn("end LSN")?,
+            commit_ts: cursor.timestamp("commit timestamp")?,
+        };
+        cursor.finish("Commit")?;
+        Ok(commit)
+    }
+}
+
+/// Where the transaction came from, when it was itself replicated into the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// The commit's position on the server of origin.
+    pub commit_lsn: Lsn,
+    /// The replication origin's name.
+    pub name: &'a [u8],
+}
+
+impl<'a> Origin<'a> {
+    pub(super) fn parse(mut cursor: Cursor<'a>) -> Result<Origin<'a>, DecodeError> {
+        Ok(Origin { commit_lsn: cursor.lsn("origin commit LSN")?, name: cursor.last_cstr("origin name")? })
+    }
+
+    /// As [`Origin::parse`], where the name may be cut off: before PostgreSQL 18 it has no longest length.
+    pub(super) fn parse_head(mut cursor: Cursor<'a>) -> Result<Origin<'a>, DecodeError> {
+        Ok(Origin { commit_lsn: cursor.lsn("origin commit LSN")?, name: cursor.cstr_or_rest() })
+    }
+}
+
+/// A two-phase transaction at its PREPARE TRANSACTION: the body of Begin Prepare, Prepare and
+/// Stream Prepare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prepare<'a> {
+    /// Where the prepare record starts.
+    pub prepare_lsn: Lsn,
+    /// Where the prepare record ends.
+    pub end_lsn: Lsn,
+    /// When it was prepared.
+    pub prepare_ts: PgTimestamp,
+    /// The transaction.
+    pub xid: Xid,
+    /// The global transaction identifier that PREPARE TRANSACTION gave it.
+    pub gid: &'a [u8],
+}
+
+impl<'a> Prepare<'a> {
+    /// The body of Begin Prepare, which has no flags.
+    pub(super) fn parse_begin(mut cursor: Cursor<'a>) -> Result<Prepare<'a>, DecodeError> {
+        Ok(Prepare {
+            prepare_lsn: cursor.lsn("prepare LSN")?,
+            end_lsn: cursor.lsn("end LSN")?,
+            prepare_ts: cursor.timestamp("prepare timestamp")?,
+            xid: xid(&mut cursor)?,
+            gid: cursor.last_cstr("gid")?,
+        })
+    }
+
+    /// The body of Prepare and Stream Prepare.
+    pub(super) fn parse(mut cursor: Cursor<'a>) -> Result<Prepare<'a>, DecodeError> {
+        no_flags(&mut cursor)?;
+        Prepare::parse_begin(cursor)
+    }
+}
+
+/// COMMIT PREPARED of a transaction whose rows came with its Prepare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitPrepared<'a> {
+    /// Where the commit record starts.
+    pub commit_lsn: Lsn,
+    /// Where the commit record ends.
+    pub end_lsn: Lsn,
+    /// When it was committed.
+    pub commit_ts: PgTimestamp,
+    /// The transaction.
+    pub xid: Xid,
+    /// The global transaction identifier.
+    pub gid: &'a [u8],
+}
+
+impl<'a> CommitPrepared<'a> {
+    pub(super) fn parse(mut cursor: Cursor<'a>) -> Result<CommitPrepared<'a>, DecodeError> {
+        no_flags(&mut cursor)?;
+        Ok(CommitPrepared {
+            commit_lsn: cursor.lsn("commit LSN")?,
+            end_lsn: cursor.lsn("end LSN")?,
+            commit_ts: cursor.timestamp("commit timestamp")?,
+            xid: xid(&mut cursor)?,
+            gid: cursor.last_cstr("gid")?,
+        })
+    }
+}
+
+/// ROLLBACK PREPARED of a transaction whose rows came with its Prepare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RollbackPrepared<'a> {
+    /// Where the prepare record ends.
+    pub prepare_end_lsn: Lsn,
+    /// Where the rollback record ends.
+    pub rollback_end_lsn: Lsn,
+    /// When it was prepared.
+    pub prepare_ts: PgTimestamp,
+    /// When it was rolled back.
+    pub rollback_ts: PgTimestamp,
+    /// The transaction.
+    pub xid: Xid,
+    /// The global transaction identifier.
+    pub gid: &'a [u8],
+}
+
+impl<'a> RollbackPrepared<'a> {
+    pub(super) fn parse(mut cursor: Cursor<'a>) -> Result<RollbackPrepared<'a>, DecodeError> {
+        no_flags(&mut cursor)?;
+        Ok(RollbackPrepared {
+            prepare_end_lsn: cursor.lsn("prepare end LSN")?,
+            rollback_end_lsn: cursor.lsn("rollback end LSN")?,
+            prepare_ts: cursor.timestamp("prepare timestamp")?,
+            rollback_ts: cursor.timestamp("rollback timestamp")?,
+            xid: xid(&mut cursor)?,
+            gid: cursor.last_cstr("gid")?,
+        })
+    }
+}
+
+/// A chunk of a transaction that is still in progress begins; it ends with a Stream Stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamStart {
+    /// The top-level transaction.
+    pub xid: Xid,
+    /// Whether this is its first chunk.
+    pub first: bool,
+}
+
+impl StreamStart {
+    pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<StreamStart, DecodeError> {
+        let first = |byte| match byte {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        };
+        let start = StreamStart { xid: xid(&mut cursor)?, first: cursor.code("first segment", first)? };
+        cursor.finish("Stream Start")?;
+        Ok(start)
+    }
+}
+
+/// A streamed transaction was committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamCommit {
+    /// The top-level transaction.
+    pub xid: Xid,
+    /// Where its commit record starts.
+    pub commit_lsn: Lsn,
+    /// Where its commit record ends.
+    pub end_lsn: Lsn,
+    /// When it was committed.
+    pub commit_ts: PgTimestamp,
+}
+
+impl StreamCommit {
+    pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<StreamCommit, DecodeError> {
+        let xid = xid(&mut cursor)?;
+        let Commit { commit_lsn, end_lsn, commit_ts } = Commit::parse(cursor)?;
+        Ok(StreamCommit { xid, commit_lsn, end_lsn, commit_ts })
+    }
+}
+
+/// A streamed transaction, or one sub-transaction of it, was rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamAbort {
+    /// The top-level transaction.
+    pub xid: Xid,
+    /// What was rolled back: a sub-transaction, or the same as `xid`.
+    pub subxid: Xid,
+    /// Position and time of the rollback, sent only with `streaming 'parallel'` (protocol 4).
+    pub abort: Option<(Lsn, PgTimestamp)>,
+}
+
+impl StreamAbort {
+    pub(super) fn parse(mut cursor: Cursor<'_>) -> Result<StreamAbort, DecodeError> {
+        let (xid, subxid) = (xid(&mut cursor)?, Xid(cursor.u32("subtransaction xid")?));
+        let abort = if cursor.rest().is_empty() {
+            None
+        } else {
+            Some((cursor.lsn("abort LSN")?, cursor.timestamp("abort timestamp")?))
+        };
+        cursor.finish("Stream Abort")?;
+        Ok(StreamAbort { xid, subxid, abort })
+    }
+}
+
+/// The transaction that a message inside a streamed chunk belongs to (a sub-transaction's own xid);
+/// outside of chunks the field does not exist.
+pub(super) fn chunk_xid(cursor: &mut Cursor<'_>, in_stream: bool) -> Result<Option<Xid>, DecodeError> {
+    if in_stream { xid(cursor).map(Some) } else { Ok(None) }
+}
+
+fn xid(cursor: &mut Cursor<'_>) -> Result<Xid, DecodeError> {
+    cursor.u32("xid").map(Xid)
+}
+
+/// Flags that have no meaning yet and are zero; as in PostgreSQL's own subscriber, anything else is refused.
+fn no_flags(cursor: &mut Cursor<'_>) -> Result<(), DecodeError> {
+    cursor.code("flags", |byte| (byte == 0).then_some(()))
+}
