@@ -4,5 +4,6 @@
 pub mod ident;
 pub mod lsn;
 pub mod pgoutput;
+pub mod source;
 pub mod time;
 pub mod wire;

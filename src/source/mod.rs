@@ -1,0 +1,19 @@
+//! The way to a PostgreSQL server: connection strings, TLS, logging in, and the two kinds of session walgate has,
+//! SQL and replication.
+//!
+//! There is one dialling path. A [`Dsn`] says where and how, a [`Connector`] holds it with the certificates read, and
+//! opens a [`Stream`]. Nothing here
+//! waits without a deadline unless the user asked for it (`connect_timeout=0`), and nothing prints a password.
+
+mod connect;
+pub mod dsn;
+mod error;
+mod secret;
+mod stream;
+mod tls;
+
+pub use connect::{Connected, Connector};
+pub use dsn::Dsn;
+pub use error::{ConnectError, Failure, ServerError};
+pub use secret::Secret;
+pub use stream::Stream;
