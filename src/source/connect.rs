@@ -189,7 +189,7 @@ impl Connector {
 fn falls_back(failure: &Failure, as_planned: bool) -> bool {
     match failure {
         Failure::Tls(_) => true,
-        Failure::Refusal(error) => as_planned && error.code != "28P01",
+        Failure::Server(error) => as_planned && error.code != "28P01",
         _ => false,
     }
 }
@@ -197,7 +197,7 @@ fn falls_back(failure: &Failure, as_planned: bool) -> bool {
 /// Whether the other hosts are not to be tried: the server was reached and refused, and is not just starting up.
 fn ends_search(failure: &Failure) -> bool {
     match failure {
-        Failure::Refusal(error) => error.code != "57P03",
+        Failure::Server(error) => error.code != "57P03",
         Failure::Auth(_) => true,
         _ => false,
     }

@@ -89,9 +89,9 @@ pub enum Failure {
     /// Another error of the socket.
     #[error("{0}")]
     Io(io::Error),
-    /// The server does not let the role in.
+    /// The server answered with an error.
     #[error("{0}")]
-    Refusal(ServerError),
+    Server(ServerError),
     /// The login cannot go on on this side.
     #[error("{0}")]
     Auth(String),
@@ -121,8 +121,8 @@ impl Failure {
             Failure::TlsNotOffered | Failure::Tls(_) => "tls",
             Failure::Io(_) => "io",
             // Class 28 is "invalid authorization specification".
-            Failure::Refusal(error) if error.code.starts_with("28") => "auth",
-            Failure::Refusal(_) => "server",
+            Failure::Server(error) if error.code.starts_with("28") => "auth",
+            Failure::Server(_) => "server",
             Failure::Auth(_) => "auth",
             Failure::SessionAttrs(_) => "session_attrs",
             Failure::Protocol { .. } => "protocol",
@@ -140,7 +140,7 @@ impl Failure {
             | Failure::Io(_)
             | Failure::SessionAttrs(_) => true,
             // Starting up or shutting down, out of connections or memory, a broken link behind a pooler.
-            Failure::Refusal(error) => ["57P", "53", "08"].iter().any(|class| error.code.starts_with(class)),
+            Failure::Server(error) => ["57P", "53", "08"].iter().any(|class| error.code.starts_with(class)),
             _ => false,
         }
     }
@@ -182,7 +182,7 @@ impl ConnectError {
     /// The server's own error, where it answered with one.
     pub fn server_error(&self) -> Option<&ServerError> {
         self.attempts.iter().rev().find_map(|(_, failure)| match failure {
-            Failure::Refusal(error) => Some(error),
+            Failure::Server(error) => Some(error),
             _ => None,
         })
     }

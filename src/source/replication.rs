@@ -1,0 +1,506 @@
+//! Replication sessions: the walsender's commands, and its streams (PostgreSQL's manual, "Streaming Replication
+//! Protocol").
+//!
+//! A [`ReplicationSession`] takes one command after another; starting a stream turns it into a [`WalStream`], whose end
+//! gives the session back. What is inside an XLogData is not looked at here. No method waits on a clock of its own: slot
+//! creation may wait for other transactions for hours by design, so the caller sets the deadline. A command that was
+//! dropped before it finished leaves the session of no use, and dropping the session closes it.
+
+use std::fmt::{self, Write as _};
+
+use postgres_protocol::message::frontend;
+
+use super::connect::Connector;
+use super::dsn::Host;
+use super::error::{ConnectError, Failure};
+use super::login::Session;
+use super::query::{Row, data_row, send_query, simple_query};
+use crate::ident::SlotName;
+use crate::lsn::Lsn;
+use crate::wire::backend::put_message;
+use crate::wire::copy_both::{StatusUpdate, WalMessage};
+use crate::wire::startup::SessionKind;
+use crate::wire::{DecodeError, HEADER};
+
+const STREAMING: &str = "streaming";
+const ENDING: &str = "ending the stream";
+
+/// Which of the two kinds of walsender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Walsender {
+    /// One connected to the database: logical slots, and SQL besides.
+    Database,
+    /// One of the whole cluster: physical replication.
+    Cluster,
+}
+
+/// A connection to a walsender that waits for a command.
+#[derive(Debug)]
+pub struct ReplicationSession {
+    session: Session,
+}
+
+/// `IDENTIFY_SYSTEM`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SystemIdentity {
+    /// What names the cluster, the same on its physical standbys.
+    pub system_identifier: u64,
+    /// The current timeline.
+    pub timeline: u32,
+    /// How far the WAL is flushed.
+    pub flush: Lsn,
+    /// The database connected to, if any.
+    pub database: Option<String>,
+}
+
+/// `TIMELINE_HISTORY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimelineHistory {
+    /// The name of the file, `00000002.history`.
+    pub file_name: String,
+    /// Its text.
+    pub content: String,
+}
+
+/// A slot to be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSlot {
+    /// Its name.
+    pub name: SlotName,
+    /// Whether it goes with the session.
+    pub temporary: bool,
+    /// What it is for.
+    pub kind: NewSlotKind,
+}
+
+/// What a slot is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewSlotKind {
+    /// Physical replication.
+    Physical {
+        /// Whether to keep WAL from now on and not only once it is used.
+        reserve_wal: bool,
+    },
+    /// Logical decoding.
+    Logical {
+        /// The output plugin.
+        plugin: String,
+        /// What to do with the snapshot of the slot's beginning.
+        snapshot: Snapshot,
+        /// Whether to decode prepared transactions when they are prepared (PostgreSQL 15 and later).
+        two_phase: bool,
+    },
+}
+
+/// What becomes of a new slot's snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Other sessions may import it until the next command here.
+    Export,
+    /// The transaction open in this session uses it.
+    Use,
+    /// None is made.
+    Nothing,
+}
+
+/// A slot as it was created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedSlot {
+    /// Where decoding begins; `0/0` for a physical slot that reserves nothing.
+    pub consistent_point: Lsn,
+    /// The name of the exported snapshot.
+    pub snapshot: Option<String>,
+}
+
+/// Where a physical stream goes on when its timeline has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextTimeline {
+    /// The timeline.
+    pub timeline: u32,
+    /// Where it begins.
+    pub start: Lsn,
+}
+
+impl Connector {
+    /// Opens a replication session with the first host that lets in.
+    ///
+    /// # Errors
+    ///
+    /// If no host gives a session, with the reason for each.
+    pub async fn replication(&self, walsender: Walsender) -> Result<ReplicationSession, ConnectError> {
+        let kind = match walsender {
+            Walsender::Database => SessionKind::Logical,
+            Walsender::Cluster => SessionKind::Physical,
+        };
+        Ok(ReplicationSession { session: self.log_in(kind).await? })
+    }
+}
+
+impl ReplicationSession {
+    /// `IDENTIFY_SYSTEM`
+    ///
+    /// # Errors
+    ///
+    /// Of the server or the connection; so with all commands.
+    pub async fn identify_system(&mut self) -> Result<SystemIdentity, Failure> {
+        const DURING: &str = "identifying the system";
+        let row = self.one_row("IDENTIFY_SYSTEM", DURING).await?;
+        Ok(SystemIdentity {
+            system_identifier: column(&row, 0, DURING)?,
+            timeline: column(&row, 1, DURING)?,
+            flush: column(&row, 2, DURING)?,
+            database: row.into_iter().nth(3).flatten(),
+        })
+    }
+
+    /// `SHOW`, of a setting by its name.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub async fn show(&mut self, setting: &str) -> Result<String, Failure> {
+        const DURING: &str = "reading a setting";
+        let row = self.one_row(&format!("SHOW {}", Quoted(setting)), DURING).await?;
+        column(&row, 0, DURING)
+    }
+
+    /// `TIMELINE_HISTORY`
+    ///
+    /// # Errors
+    ///
+    /// As above; the first timeline has no history.
+    pub async fn timeline_history(&mut self, timeline: u32) -> Result<TimelineHistory, Failure> {
+        const DURING: &str = "reading a timeline's history";
+        let row = self.one_row(&format!("TIMELINE_HISTORY {timeline}"), DURING).await?;
+        Ok(TimelineHistory { file_name: column(&row, 0, DURING)?, content: column(&row, 1, DURING)? })
+    }
+
+    /// `CREATE_REPLICATION_SLOT`. With a logical slot this waits for all transactions now running to end.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub async fn create_slot(&mut self, slot: &NewSlot) -> Result<CreatedSlot, Failure> {
+        const DURING: &str = "creating a slot";
+        let command = slot.command(self.server_major());
+        let row = self.one_row(&command, DURING).await?;
+        Ok(CreatedSlot { consistent_point: column(&row, 1, DURING)?, snapshot: row.into_iter().nth(2).flatten() })
+    }
+
+    /// `DROP_REPLICATION_SLOT`; `wait` for the one who uses it to let go.
+    ///
+    /// # Errors
+    ///
+    /// As above; without `wait`, if the slot is in use.
+    pub async fn drop_slot(&mut self, slot: &SlotName, wait: bool) -> Result<(), Failure> {
+        let wait = if wait { " WAIT" } else { "" };
+        let command = format!("DROP_REPLICATION_SLOT {}{wait}", Quoted(slot.as_str()));
+        simple_query(&mut self.session.channel, &command, "dropping a slot").await.map(drop)
+    }
+
+    /// Runs SQL, which a walsender connected to a database takes too; each row's values as text, null as `None`.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub async fn query(&mut self, sql: &str) -> Result<Vec<Row>, Failure> {
+        simple_query(&mut self.session.channel, sql, "running a query").await
+    }
+
+    /// `START_REPLICATION … LOGICAL`, with the output plugin's options.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub async fn start_logical(
+        self,
+        slot: &SlotName,
+        start: Lsn,
+        options: &[(&str, &str)],
+    ) -> Result<WalStream, Failure> {
+        let mut command = format!("START_REPLICATION SLOT {} LOGICAL {start}", Quoted(slot.as_str()));
+        for (index, (name, value)) in options.iter().enumerate() {
+            let before = if index == 0 { " (" } else { ", " };
+            // Writing to a String cannot fail.
+            let _ = write!(command, "{before}{} {}", Quoted(name), Literal(value));
+        }
+        if !options.is_empty() {
+            command.push(')');
+        }
+        self.start(&command).await
+    }
+
+    /// `START_REPLICATION … PHYSICAL`, of the current timeline unless another is named.
+    ///
+    /// # Errors
+    ///
+    /// As above.
+    pub async fn start_physical(
+        self,
+        slot: Option<&SlotName>,
+        start: Lsn,
+        timeline: Option<u32>,
+    ) -> Result<WalStream, Failure> {
+        let slot = slot.map(|slot| format!("SLOT {} ", Quoted(slot.as_str()))).unwrap_or_default();
+        let timeline = timeline.map(|timeline| format!(" TIMELINE {timeline}")).unwrap_or_default();
+        self.start(&format!("START_REPLICATION {slot}PHYSICAL {start}{timeline}")).await
+    }
+
+    /// Says goodbye and closes the connection.
+    ///
+    /// # Errors
+    ///
+    /// If it was lost before; there is nothing to be done about it.
+    pub async fn close(mut self) -> Result<(), Failure> {
+        frontend::terminate(self.session.channel.outgoing());
+        self.session.channel.flush("closing the session").await?;
+        self.session.channel.shutdown().await
+    }
+
+    /// The major version of the server; `None` if it does not say.
+    pub fn server_major(&self) -> Option<u32> {
+        let version = self.session.parameter("server_version")?;
+        version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+    }
+
+    /// A setting that the server reported at login.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.session.parameter(name)
+    }
+
+    /// The walsender's process id, as in `pg_stat_replication`.
+    pub fn pid(&self) -> Option<u32> {
+        self.session.pid
+    }
+
+    /// Which host of the connection string this is with.
+    pub fn host(&self) -> &Host {
+        &self.session.host
+    }
+
+    async fn start(mut self, command: &str) -> Result<WalStream, Failure> {
+        const DURING: &str = "starting to stream";
+        send_query(&mut self.session.channel, command, DURING)?;
+        loop {
+            let message = self.session.channel.receive(DURING).await?;
+            match message.tag {
+                b'W' => return Ok(WalStream { session: self.session, ended: false }),
+                b'N' | b'S' => {}
+                b'E' => return Err(message.error()),
+                _ => return Err(message.unexpected(DURING)),
+            }
+        }
+    }
+
+    async fn one_row(&mut self, command: &str, during: &'static str) -> Result<Row, Failure> {
+        let rows = simple_query(&mut self.session.channel, command, during).await?;
+        rows.into_iter().next().ok_or(Failure::Protocol { during, problem: "no row".into() })
+    }
+}
+
+impl NewSlot {
+    /// The command in the syntax of the server's version: options are a list in parentheses from 15 on, bare keywords
+    /// before (`repl_gram.y`).
+    fn command(&self, major: Option<u32>) -> String {
+        let (kind, options) = match &self.kind {
+            NewSlotKind::Physical { reserve_wal } => {
+                ("PHYSICAL".to_owned(), if *reserve_wal { vec![("RESERVE_WAL", "RESERVE_WAL")] } else { Vec::new() })
+            }
+            NewSlotKind::Logical { plugin, snapshot, two_phase } => {
+                let mut options = vec![match snapshot {
+                    Snapshot::Export => ("EXPORT_SNAPSHOT", "SNAPSHOT 'export'"),
+                    Snapshot::Use => ("USE_SNAPSHOT", "SNAPSHOT 'use'"),
+                    Snapshot::Nothing => ("NOEXPORT_SNAPSHOT", "SNAPSHOT 'nothing'"),
+                }];
+                if *two_phase {
+                    options.push(("TWO_PHASE", "TWO_PHASE"));
+                }
+                (format!("LOGICAL {}", Quoted(plugin)), options)
+            }
+        };
+        let temporary = if self.temporary { " TEMPORARY" } else { "" };
+        let listed = major.is_none_or(|major| major >= 15);
+        let words: Vec<&str> = options.iter().map(|(bare, in_list)| if listed { *in_list } else { *bare }).collect();
+        let options = match (words.is_empty(), listed) {
+            (true, _) => String::new(),
+            (false, true) => format!(" ({})", words.join(", ")),
+            (false, false) => format!(" {}", words.join(" ")),
+        };
+        format!("CREATE_REPLICATION_SLOT {}{temporary} {kind}{options}", Quoted(self.name.as_str()))
+    }
+}
+
+/// A stream of WAL or of an output plugin's messages.
+#[derive(Debug)]
+pub struct WalStream {
+    session: Session,
+    /// The server has sent its CopyDone.
+    ended: bool,
+}
+
+/// A CopyData message of the stream.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyData<'a> {
+    frame: &'a [u8],
+}
+
+impl<'a> CopyData<'a> {
+    /// The whole message as on the wire: `d`, length, body.
+    pub fn frame(&self) -> &'a [u8] {
+        self.frame
+    }
+
+    /// Reads the body.
+    ///
+    /// # Errors
+    ///
+    /// If it is neither XLogData nor a keepalive.
+    pub fn message(&self) -> Result<WalMessage<'a>, DecodeError> {
+        WalMessage::parse(self.frame.get(HEADER..).unwrap_or_default())
+    }
+}
+
+impl WalStream {
+    /// The next CopyData message, `None` when the server has ended the stream. Writes what is queued while it waits.
+    ///
+    /// Cancel-safe: if another branch of a `select!` is taken first, no byte is lost and the next call goes on.
+    ///
+    /// # Errors
+    ///
+    /// Of the server or the connection; a server that shuts down counts as closed.
+    pub async fn next(&mut self) -> Result<Option<CopyData<'_>>, Failure> {
+        while !self.ended {
+            match self.session.channel.advance(STREAMING).await? {
+                b'd' => return Ok(Some(CopyData { frame: self.session.channel.current().frame })),
+                b'c' => self.ended = true,
+                b'N' | b'S' => {}
+                // Without a CopyDone before it: what a walsender says when its server shuts down (WalSndDone).
+                b'C' => return Err(Failure::Closed("streaming: it is shutting down")),
+                b'E' => return Err(self.session.channel.current().error()),
+                _ => return Err(self.session.channel.current().unexpected(STREAMING)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Queues a status update; the next [`WalStream::next`] or [`WalStream::flush`] writes it.
+    pub fn queue_status(&mut self, status: &StatusUpdate) {
+        put_message(self.session.channel.outgoing(), b'd', |body| status.encode(body));
+    }
+
+    /// Writes what is queued. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// Of the connection.
+    pub async fn flush(&mut self) -> Result<(), Failure> {
+        self.session.channel.flush(STREAMING).await
+    }
+
+    /// Ends the stream in order, CopyDone both ways, and gives the session back. What the server still sends is dropped;
+    /// it ends a transaction that it has begun to send, so set a deadline and drop the stream past it.
+    ///
+    /// A physical stream whose timeline has ended tells the next one.
+    ///
+    /// # Errors
+    ///
+    /// Of the server or the connection.
+    pub async fn finish(mut self) -> Result<(ReplicationSession, Option<NextTimeline>), Failure> {
+        let channel = &mut self.session.channel;
+        frontend::copy_done(channel.outgoing());
+        let mut next = None;
+        let mut error = None;
+        loop {
+            match channel.advance(ENDING).await? {
+                b'D' => {
+                    let row = data_row(channel.current().body)?;
+                    next = Some(NextTimeline { timeline: column(&row, 0, ENDING)?, start: column(&row, 1, ENDING)? });
+                }
+                b'd' | b'c' | b'T' | b'C' | b'N' | b'S' => {}
+                b'E' => {
+                    error.get_or_insert(channel.current().error());
+                }
+                b'Z' => break,
+                _ => return Err(channel.current().unexpected(ENDING)),
+            }
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok((ReplicationSession { session: self.session }, next)),
+        }
+    }
+
+    /// The walsender's process id, as in `pg_stat_replication`.
+    pub fn pid(&self) -> Option<u32> {
+        self.session.pid
+    }
+
+    /// Which host of the connection string this is with.
+    pub fn host(&self) -> &Host {
+        &self.session.host
+    }
+}
+
+/// A column that must be there and of this type.
+fn column<T: std::str::FromStr>(row: &Row, index: usize, during: &'static str) -> Result<T, Failure> {
+    let value = row.get(index).and_then(Option::as_deref);
+    value
+        .and_then(|value| value.parse().ok())
+        .ok_or_else(|| Failure::Protocol { during, problem: format!("column {} is missing or malformed", index + 1) })
+}
+
+/// A name between double quotes.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.0.replace('"', "\"\""))
+    }
+}
+
+/// A string between single quotes. The replication grammar knows no backslashes.
+struct Literal<'a>(&'a str);
+
+impl fmt::Display for Literal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}'", self.0.replace('\'', "''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_created_in_the_syntax_of_the_servers_version() {
+        let logical = |snapshot, two_phase| NewSlot {
+            name: "s_1".parse().unwrap(),
+            temporary: true,
+            kind: NewSlotKind::Logical { plugin: "pgoutput".into(), snapshot, two_phase },
+        };
+        let physical = |reserve_wal| NewSlot {
+            name: "s_1".parse().unwrap(),
+            temporary: false,
+            kind: NewSlotKind::Physical { reserve_wal },
+        };
+        for (slot, major, expected) in [
+            (logical(Snapshot::Nothing, false), 14, r#""s_1" TEMPORARY LOGICAL "pgoutput" NOEXPORT_SNAPSHOT"#),
+            (
+                logical(Snapshot::Export, true),
+                15,
+                r#""s_1" TEMPORARY LOGICAL "pgoutput" (SNAPSHOT 'export', TWO_PHASE)"#,
+            ),
+            (physical(true), 14, r#""s_1" PHYSICAL RESERVE_WAL"#),
+            (physical(true), 18, r#""s_1" PHYSICAL (RESERVE_WAL)"#),
+            (physical(false), 18, r#""s_1" PHYSICAL"#),
+        ] {
+            assert_eq!(slot.command(Some(major)), format!("CREATE_REPLICATION_SLOT {expected}"));
+        }
+    }
+
+    #[test]
+    fn names_and_values_are_quoted_for_the_replication_grammar() {
+        assert_eq!(Quoted("a\"b").to_string(), "\"a\"\"b\"");
+        assert_eq!(Literal("a'b\\").to_string(), "'a''b\\'");
+    }
+}

@@ -1,0 +1,162 @@
+//! SQL sessions: tokio-postgres on top of the one way to log in.
+//!
+//! tokio-postgres would log in by itself, but knows neither `require_auth` nor this module's errors, and would be a second
+//! way to do the same. It is given a stream that is already logged in: what it writes first, its start-up packet, is
+//! swallowed, and what it reads first is what the server said to ours.
+
+use std::io;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::task::JoinHandle;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls};
+
+use super::connect::Connector;
+use super::dsn::Host;
+use super::error::{ConnectError, Failure};
+use super::stream::Stream;
+use crate::wire::startup::SessionKind;
+
+/// An SQL session. Use it as the [`Client`] it holds; dropping it closes the connection.
+#[derive(Debug)]
+pub struct SqlSession {
+    client: Client,
+    host: Host,
+    connection: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Connector {
+    /// Opens an SQL session with the first host that lets in. Needs to run within a tokio runtime, where a task then
+    /// carries the session's messages.
+    ///
+    /// # Errors
+    ///
+    /// If no host gives a session, with the reason for each.
+    pub async fn sql(&self) -> Result<SqlSession, ConnectError> {
+        let session = self.log_in(SessionKind::Sql).await?;
+        let (stream, read_ahead) = session.channel.into_parts();
+        let mut to_read = session.greeting;
+        to_read.unsplit(read_ahead);
+        let stream = LoggedIn { stream, to_read, to_swallow: Swallow::Length([0; 4], 0) };
+
+        let mut config = Config::new();
+        config.ssl_mode(SslMode::Disable).user(self.dsn().login_user().unwrap_or_default());
+        let (client, connection) = config
+            .connect_raw(stream, NoTls)
+            .await
+            .map_err(|error| Failure::Protocol { during: "logging in", problem: error.to_string() })?;
+        Ok(SqlSession { client, host: session.host, connection: tokio::spawn(connection) })
+    }
+}
+
+impl Deref for SqlSession {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl SqlSession {
+    /// Which host of the connection string this is with.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// Says goodbye and waits until the connection is closed.
+    pub async fn close(self) {
+        drop(self.client);
+        // How it ended makes no difference any more.
+        let _ = self.connection.await;
+    }
+}
+
+/// A stream past its login, in front of a client that wants to log in.
+#[derive(Debug)]
+struct LoggedIn {
+    stream: Stream,
+    /// What to read before the stream: the server's greeting, and what was read ahead.
+    to_read: BytesMut,
+    to_swallow: Swallow,
+}
+
+/// How much of the start-up packet is still to come.
+#[derive(Debug)]
+enum Swallow {
+    /// Its length, of which so many bytes have come.
+    Length([u8; 4], usize),
+    /// So many bytes of its body.
+    Body(usize),
+}
+
+impl Swallow {
+    /// How many of these bytes belong to the start-up packet.
+    fn take(&mut self, bytes: &[u8]) -> usize {
+        let mut rest = bytes;
+        if let Swallow::Length(length, have) = self {
+            for (place, byte) in length.iter_mut().skip(*have).zip(bytes) {
+                *place = *byte;
+                *have += 1;
+                rest = rest.split_first().map_or(rest, |(_, rest)| rest);
+            }
+            if *have == length.len() {
+                *self = Swallow::Body((u32::from_be_bytes(*length) as usize).saturating_sub(length.len()));
+            }
+        }
+        if let Swallow::Body(left) = self {
+            let taken = rest.len().min(*left);
+            *left -= taken;
+            rest = rest.split_at(taken).1;
+        }
+        bytes.len() - rest.len()
+    }
+}
+
+impl AsyncRead for LoggedIn {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.to_read.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        }
+        let len = self.to_read.len().min(buf.remaining());
+        buf.put_slice(self.to_read.get(..len).unwrap_or_default());
+        self.to_read.advance(len);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for LoggedIn {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.to_swallow.take(buf) {
+            0 => Pin::new(&mut self.stream).poll_write(cx, buf),
+            swallowed => Poll::Ready(Ok(swallowed)),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_start_up_packet_is_swallowed_in_pieces_of_any_size() {
+        let packet = [&[0, 0, 0, 12][..], b"12345678", b"rest"].concat();
+        for size in 1..=packet.len() {
+            let mut swallow = Swallow::Length([0; 4], 0);
+            let passed: Vec<u8> =
+                packet.chunks(size).flat_map(|chunk| chunk.split_at(swallow.take(chunk)).1.to_vec()).collect();
+            assert_eq!(passed, b"rest", "pieces of {size}");
+        }
+    }
+}
