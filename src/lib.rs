@@ -2,6 +2,7 @@
 //! and stands between a server and its consumers as a transparent proxy.
 
 pub mod ident;
+pub mod lag;
 pub mod lsn;
 pub mod pgoutput;
 pub mod scratch;

@@ -1,0 +1,162 @@
+//! What `/v1/lag` answers for one consumer. Every unknown figure is null.
+
+use serde::Serialize;
+
+use crate::ident::{SlotName, TableName};
+use crate::lsn::Lsn;
+
+/// One consumer of a source.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConsumerReport {
+    /// The source's name.
+    pub source: String,
+    /// The slot that the consumer reads.
+    pub slot: SlotName,
+    /// Logical or physical.
+    pub kind: SlotKind,
+    /// The output plugin of a logical slot.
+    pub plugin: Option<String>,
+    /// Whether somebody reads the slot.
+    pub active: Option<bool>,
+    /// How far the figures can be trusted.
+    pub state: State,
+    /// Where the delay is.
+    pub stage: Option<Stage>,
+    /// How far behind.
+    pub lag: Lag,
+    /// WAL that the slot keeps the server from removing, in bytes.
+    pub retained_wal_bytes: Option<u64>,
+    /// `pg_replication_slots.wal_status`.
+    pub wal_status: Option<String>,
+    /// WAL that may still be written before the slot is lost, in bytes; null where there is no limit.
+    pub safe_wal_bytes: Option<i64>,
+    /// Positions in the WAL.
+    pub positions: Positions,
+    /// Bytes of published change per second.
+    pub rates: Rates,
+    /// Seconds until the consumer has caught up, at these rates.
+    pub eta_seconds: Option<f64>,
+    /// What is pending, by table, most rows first.
+    pub tables: Vec<TableReport>,
+    /// Seconds since the newest evidence that all this rests on.
+    pub observed_age_seconds: Option<f64>,
+    /// How it was observed.
+    pub observe: Observe,
+}
+
+/// How far behind a consumer is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Lag {
+    /// Age of the oldest commit that was sent and not acknowledged, by the server's clock.
+    pub seconds: Option<f64>,
+    /// The most that it can be, counting WAL that the server has not decoded yet.
+    pub seconds_max: Option<f64>,
+    /// Commits sent and not acknowledged.
+    pub transactions: Option<u64>,
+    /// Their rows.
+    pub rows: Option<u64>,
+    /// The bytes of those rows' messages.
+    pub bytes: Option<u64>,
+    /// WAL that the server has not decoded for this consumer, in bytes.
+    pub undecoded_wal_bytes: Option<u64>,
+    /// Transactions that are being streamed and are not committed.
+    pub open_transactions: Option<u64>,
+    /// The bytes of their rows' messages.
+    pub open_bytes: Option<u64>,
+}
+
+/// Positions in the WAL, in the order that a change passes them.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Positions {
+    /// The source's flush position.
+    pub server: Option<Lsn>,
+    /// What the server has decoded and put on the wire.
+    pub decoded: Option<Lsn>,
+    /// The position of the newest message sent.
+    pub sent: Option<Lsn>,
+    /// What the consumer has acknowledged as flushed.
+    pub acked: Option<Lsn>,
+    /// What it has acknowledged as applied.
+    pub applied: Option<Lsn>,
+}
+
+/// Bytes of published change per second.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Rates {
+    /// Committed and sent.
+    pub in_bytes_per_second: Option<f64>,
+    /// Acknowledged.
+    pub acked_bytes_per_second: Option<f64>,
+}
+
+/// What is pending in one table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct TableReport {
+    /// `schema.table`, quoted as SQL needs it.
+    pub table: TableName,
+    /// Commits that change it.
+    pub transactions: u64,
+    /// Their rows in it.
+    pub rows: u64,
+    /// The bytes of those rows' messages.
+    pub bytes: u64,
+}
+
+/// What a slot is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SlotKind {
+    /// Decoded changes.
+    Logical,
+    /// WAL as it is.
+    Physical,
+}
+
+/// How far the figures can be trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Exact.
+    Live,
+    /// `seconds` and the counts are the least, `seconds_max` is the most that it can be.
+    Bounded,
+    /// The evidence is too old.
+    Stale,
+    /// Never seen, or not to be followed.
+    Unknown,
+}
+
+impl State {
+    /// Every state.
+    pub const ALL: [State; 4] = [State::Live, State::Bounded, State::Stale, State::Unknown];
+
+    /// The state's name in JSON and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            State::Live => "live",
+            State::Bounded => "bounded",
+            State::Stale => "stale",
+            State::Unknown => "unknown",
+        }
+    }
+}
+
+/// Where the delay is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// There is none.
+    None,
+    /// The server has not decoded it yet.
+    Walsender,
+    /// The consumer has it and has not acknowledged it.
+    Consumer,
+}
+
+/// How a consumer is observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Observe {
+    /// Its stream passes the proxy, which sees both directions.
+    Proxy,
+}

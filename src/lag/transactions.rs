@@ -1,0 +1,299 @@
+//! From messages to commits: adds up what each transaction changes until it is committed, prepared or
+//! rolled back.
+
+use std::collections::HashMap;
+
+use crate::ident::{Oid, Xid};
+use crate::lsn::Lsn;
+use crate::pgoutput::Head;
+use crate::time::PgTimestamp;
+
+use super::Volume;
+
+/// A transaction as the output plugin published it, once the consumer could acknowledge it. Of a two-phase
+/// transaction its Prepare is one, with the rows, and its Commit Prepared another, without.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishedCommit {
+    /// Where the commit (or prepare) record starts.
+    pub commit_lsn: Lsn,
+    /// Where it ends.
+    pub end_lsn: Lsn,
+    /// When it was written, by the server's clock.
+    pub commit_ts: PgTimestamp,
+    /// What it changes, a row a table.
+    pub tables: Box<[(Oid, Volume)]>,
+}
+
+/// What one transaction or sub-transaction has changed so far.
+#[derive(Clone, Debug, Default)]
+struct Changes {
+    /// It carries anything at all: a row, a Truncate or a transactional message.
+    published: bool,
+    tables: Vec<(Oid, Volume)>,
+}
+
+impl Changes {
+    fn row(&mut self, relation: Oid, bytes: u64) {
+        self.published = true;
+        self.add(relation, Volume { rows: 1, bytes });
+    }
+
+    fn add(&mut self, relation: Oid, volume: Volume) {
+        // Backwards: a row mostly goes where the one before it went.
+        match self.tables.iter_mut().rev().find(|(table, _)| *table == relation) {
+            Some((_, sum)) => *sum += volume,
+            None => self.tables.push((relation, volume)),
+        }
+    }
+
+    fn merge(&mut self, other: Changes) {
+        self.published |= other.published;
+        for (relation, volume) in other.tables {
+            self.add(relation, volume);
+        }
+    }
+}
+
+/// The transactions under way on one stream.
+#[derive(Clone, Debug, Default)]
+pub struct Transactions {
+    /// The one between Begin and Commit, or Begin Prepare and Prepare.
+    current: Option<Changes>,
+    /// Those streamed while in progress, by top-level transaction, then by (sub-)transaction.
+    streamed: HashMap<Xid, HashMap<Xid, Changes>>,
+    /// The top-level transaction of the chunk that is being streamed.
+    chunk: Option<Xid>,
+}
+
+impl Transactions {
+    /// Takes the next message, of `len` bytes from its tag to its end. Returns the commit that it completes,
+    /// unless nothing was published in it.
+    #[inline]
+    pub fn message(&mut self, head: &Head<'_>, len: u64) -> Option<PublishedCommit> {
+        match *head {
+            Head::Insert { xid, relation } | Head::Update { xid, relation } | Head::Delete { xid, relation } => {
+                self.changes(xid).row(relation, len);
+                None
+            }
+            _ => self.steer(head),
+        }
+    }
+
+    /// Whether the stream is inside a chunk, so that messages carry an xid.
+    pub fn in_stream(&self) -> bool {
+        self.chunk.is_some()
+    }
+
+    /// The stream is between transactions and between chunks: what has been sent ends with a commit.
+    pub fn at_commit_boundary(&self) -> bool {
+        self.current.is_none() && self.chunk.is_none()
+    }
+
+    /// How many transactions have been streamed while in progress and are not finished, and the bytes of
+    /// their rows.
+    pub fn open(&self) -> (u64, u64) {
+        let changes = self.streamed.values().flat_map(HashMap::values);
+        let bytes = changes.flat_map(|changes| &changes.tables).map(|(_, volume)| volume.bytes).sum();
+        (self.streamed.len() as u64, bytes)
+    }
+
+    fn steer(&mut self, head: &Head<'_>) -> Option<PublishedCommit> {
+        match *head {
+            Head::Begin(_) | Head::BeginPrepare(_) => {
+                self.current = Some(Changes::default());
+                None
+            }
+            Head::Truncate { xid } | Head::Message { xid, transactional: true, .. } => {
+                self.changes(xid).published = true;
+                None
+            }
+            Head::Commit(commit) => finish(self.current.take(), commit.commit_lsn, commit.end_lsn, commit.commit_ts),
+            Head::Prepare(prepare) => {
+                finish(self.current.take(), prepare.prepare_lsn, prepare.end_lsn, prepare.prepare_ts)
+            }
+            Head::CommitPrepared(commit) => Some(PublishedCommit {
+                commit_lsn: commit.commit_lsn,
+                end_lsn: commit.end_lsn,
+                commit_ts: commit.commit_ts,
+                tables: Box::default(),
+            }),
+            Head::StreamStart(start) => {
+                self.chunk = Some(start.xid);
+                self.streamed.entry(start.xid).or_default();
+                None
+            }
+            Head::StreamStop => {
+                self.chunk = None;
+                None
+            }
+            Head::StreamCommit(commit) => {
+                finish(self.take_streamed(commit.xid), commit.commit_lsn, commit.end_lsn, commit.commit_ts)
+            }
+            Head::StreamPrepare(prepare) => {
+                finish(self.take_streamed(prepare.xid), prepare.prepare_lsn, prepare.end_lsn, prepare.prepare_ts)
+            }
+            Head::StreamAbort(abort) => {
+                if abort.xid == abort.subxid {
+                    self.streamed.remove(&abort.xid);
+                } else if let Some(parts) = self.streamed.get_mut(&abort.xid) {
+                    parts.remove(&abort.subxid);
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn changes(&mut self, xid: Option<Xid>) -> &mut Changes {
+        match (self.chunk, xid) {
+            (Some(top), Some(xid)) => self.streamed.entry(top).or_default().entry(xid).or_default(),
+            _ => self.current.get_or_insert_default(),
+        }
+    }
+
+    fn take_streamed(&mut self, xid: Xid) -> Option<Changes> {
+        self.streamed.remove(&xid)?.into_values().reduce(|mut all, part| {
+            all.merge(part);
+            all
+        })
+    }
+}
+
+fn finish(changes: Option<Changes>, commit_lsn: Lsn, end_lsn: Lsn, commit_ts: PgTimestamp) -> Option<PublishedCommit> {
+    let changes = changes.filter(|changes| changes.published)?;
+    Some(PublishedCommit { commit_lsn, end_lsn, commit_ts, tables: changes.tables.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pgoutput::{Begin, Commit, CommitPrepared, Prepare, StreamAbort, StreamCommit, StreamStart};
+
+    const TS: PgTimestamp = PgTimestamp(7);
+
+    fn begin() -> Head<'static> {
+        Head::Begin(Begin { final_lsn: Lsn(100), commit_ts: TS, xid: Xid(1) })
+    }
+
+    fn commit() -> Head<'static> {
+        Head::Commit(Commit { commit_lsn: Lsn(100), end_lsn: Lsn(108), commit_ts: TS })
+    }
+
+    fn insert(xid: Option<u32>, table: u32) -> Head<'static> {
+        Head::Insert { xid: xid.map(Xid), relation: Oid(table) }
+    }
+
+    fn start(xid: u32) -> Head<'static> {
+        Head::StreamStart(StreamStart { xid: Xid(xid), first: true })
+    }
+
+    fn abort(xid: u32, subxid: u32) -> Head<'static> {
+        Head::StreamAbort(StreamAbort { xid: Xid(xid), subxid: Xid(subxid), abort: None })
+    }
+
+    fn stream_commit(xid: u32) -> Head<'static> {
+        Head::StreamCommit(StreamCommit { xid: Xid(xid), commit_lsn: Lsn(100), end_lsn: Lsn(108), commit_ts: TS })
+    }
+
+    /// Feeds messages of 10 bytes each and returns the commits they complete.
+    fn feed(transactions: &mut Transactions, messages: &[Head<'static>]) -> Vec<PublishedCommit> {
+        messages.iter().filter_map(|head| transactions.message(head, 10)).collect()
+    }
+
+    fn rows(commit: &PublishedCommit) -> Vec<(u32, u64, u64)> {
+        let mut rows: Vec<_> = commit.tables.iter().map(|(table, sum)| (table.0, sum.rows, sum.bytes)).collect();
+        rows.sort_unstable();
+        rows
+    }
+
+    #[test]
+    fn a_commit_has_its_rows_and_bytes_by_table() {
+        let mut transactions = Transactions::default();
+        let update = Head::Update { xid: None, relation: Oid(2) };
+        let commits = feed(&mut transactions, &[begin(), insert(None, 1), update, insert(None, 1), commit()]);
+        assert_eq!(commits.iter().map(rows).collect::<Vec<_>>(), [vec![(1, 2, 20), (2, 1, 10)]]);
+        assert!(transactions.at_commit_boundary());
+    }
+
+    #[test]
+    fn a_transaction_without_published_change_is_not_a_commit() {
+        let mut transactions = Transactions::default();
+        assert_eq!(feed(&mut transactions, &[begin(), commit()]), []);
+        let message = |transactional| Head::Message { xid: None, transactional, lsn: Lsn(1), prefix: b"p" };
+        assert_eq!(feed(&mut transactions, &[message(false), begin(), commit()]), []);
+        assert_eq!(feed(&mut transactions, &[begin(), message(true), commit()]).len(), 1);
+        assert_eq!(feed(&mut transactions, &[begin(), Head::Truncate { xid: None }, commit()]).len(), 1);
+    }
+
+    #[test]
+    fn what_an_aborted_sub_transaction_streamed_is_taken_out_again() {
+        let mut transactions = Transactions::default();
+        let streamed = [start(5), insert(Some(5), 1), insert(Some(6), 1), insert(Some(7), 2), Head::StreamStop];
+        assert_eq!(feed(&mut transactions, &streamed), []);
+        assert_eq!(transactions.open(), (1, 30));
+        let commits = feed(&mut transactions, &[abort(5, 6), stream_commit(5)]);
+        assert_eq!(rows(&commits[0]), [(1, 1, 10), (2, 1, 10)]);
+        assert_eq!(transactions.open(), (0, 0));
+    }
+
+    #[test]
+    fn an_aborted_streamed_transaction_leaves_nothing() {
+        let mut transactions = Transactions::default();
+        let streamed = [start(5), insert(Some(5), 1), insert(Some(6), 1), Head::StreamStop];
+        feed(&mut transactions, &streamed);
+        assert_eq!(feed(&mut transactions, &[abort(5, 5)]), []);
+        assert_eq!(transactions.open(), (0, 0));
+    }
+
+    #[test]
+    fn chunks_of_two_transactions_and_a_small_one_between_them_keep_apart() {
+        let mut transactions = Transactions::default();
+        let messages = [
+            start(5),
+            insert(Some(5), 1),
+            Head::StreamStop,
+            begin(),
+            insert(None, 1),
+            commit(),
+            start(8),
+            insert(Some(8), 3),
+            Head::StreamStop,
+            start(5),
+            insert(Some(5), 1),
+            Head::StreamStop,
+            stream_commit(8),
+            stream_commit(5),
+        ];
+        let commits = feed(&mut transactions, &messages);
+        let rows: Vec<_> = commits.iter().map(rows).collect();
+        assert_eq!(rows, [vec![(1, 1, 10)], vec![(3, 1, 10)], vec![(1, 2, 20)]]);
+    }
+
+    #[test]
+    fn a_prepare_counts_with_rows_and_its_commit_without() {
+        let mut transactions = Transactions::default();
+        let prepare = Prepare { prepare_lsn: Lsn(50), end_lsn: Lsn(60), prepare_ts: TS, xid: Xid(1), gid: b"g" };
+        let messages = [Head::BeginPrepare(prepare), insert(None, 1), Head::Prepare(prepare)];
+        let prepared = feed(&mut transactions, &messages);
+        assert_eq!((prepared[0].commit_lsn, rows(&prepared[0])), (Lsn(50), vec![(1, 1, 10)]));
+        let commit = CommitPrepared { commit_lsn: Lsn(70), end_lsn: Lsn(80), commit_ts: TS, xid: Xid(1), gid: b"g" };
+        let committed = feed(&mut transactions, &[Head::CommitPrepared(commit)]);
+        assert_eq!((committed[0].commit_lsn, rows(&committed[0])), (Lsn(70), vec![]));
+    }
+
+    #[test]
+    fn a_boundary_is_outside_of_transactions_and_chunks() {
+        let mut transactions = Transactions::default();
+        for (message, boundary) in [
+            (begin(), false),
+            (insert(None, 1), false),
+            (commit(), true),
+            (start(5), false),
+            (insert(Some(5), 1), false),
+            (Head::StreamStop, true),
+        ] {
+            transactions.message(&message, 10);
+            assert_eq!(transactions.at_commit_boundary(), boundary, "{message:?}");
+        }
+    }
+}
