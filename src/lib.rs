@@ -1,11 +1,15 @@
 //! walgate speaks PostgreSQL's streaming replication protocol, measures the true lag of every consumer,
 //! and stands between a server and its consumers as a transparent proxy.
 
+pub mod cli;
+pub mod http;
 pub mod ident;
 pub mod lag;
 pub mod lsn;
 pub mod pgoutput;
+pub mod proxy;
 pub mod scratch;
 pub mod source;
+pub mod telemetry;
 pub mod time;
 pub mod wire;

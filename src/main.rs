@@ -1,5 +1,7 @@
 //! The `walgate` command.
 
-use walgate as _;
+use std::process::ExitCode;
 
-fn main() {}
+fn main() -> ExitCode {
+    walgate::cli::main(std::env::args_os())
+}

@@ -3,6 +3,7 @@
 //! [`Connector::open`] and [`Connector::open_host`] stop where the start-up packet would go, which is what the proxy
 //! wants; the sessions of this module's siblings log in on top of the same attempts.
 
+use std::future::ready;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -77,7 +78,7 @@ impl Connector {
     /// If no host gives a connection, with the reason for each.
     pub async fn open(&self) -> Result<Connected, ConnectError> {
         let hosts = self.hosts_in_order();
-        self.attempt(&hosts, async |connected| Ok(connected)).await
+        self.attempt(&hosts, |connected| ready(Ok(connected))).await
     }
 
     /// The same with one host, to be chosen from [`Dsn::hosts`].
@@ -86,7 +87,7 @@ impl Connector {
     ///
     /// If the host gives no connection, with the reason for each of its addresses.
     pub async fn open_host(&self, host: &Host) -> Result<Connected, ConnectError> {
-        self.attempt(&[host], async |connected| Ok(connected)).await
+        self.attempt(&[host], |connected| ready(Ok(connected))).await
     }
 
     /// The hosts in the order to try them.
@@ -105,10 +106,10 @@ impl Connector {
 
     /// Tries host by host and address by address until `login` accepts a connection. `connect_timeout` bounds each
     /// attempt, login included.
-    pub(super) async fn attempt<T>(
+    pub(super) async fn attempt<T, L: Future<Output = Result<T, Failure>>>(
         &self,
         hosts: &[&Host],
-        login: impl AsyncFn(Connected) -> Result<T, Failure>,
+        login: impl Fn(Connected) -> L,
     ) -> Result<T, ConnectError> {
         let mut failures = Vec::new();
         for host in hosts {

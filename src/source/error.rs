@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio_postgres::error::DbError;
+
 use crate::wire::DecodeError;
 use crate::wire::backend::ErrorFields;
 
@@ -31,6 +33,18 @@ impl From<ErrorFields<'_>> for ServerError {
             message: fields.message.into_owned(),
             detail: fields.detail.map(Into::into),
             hint: fields.hint.map(Into::into),
+        }
+    }
+}
+
+impl From<&DbError> for ServerError {
+    fn from(error: &DbError) -> ServerError {
+        ServerError {
+            severity: error.severity().into(),
+            code: error.code().code().into(),
+            message: error.message().into(),
+            detail: error.detail().map(Into::into),
+            hint: error.hint().map(Into::into),
         }
     }
 }

@@ -53,11 +53,11 @@ impl Connector {
             TargetSessionAttrs::PreferStandby => TargetSessionAttrs::Standby,
             wanted => wanted,
         };
-        let found = self.attempt(&hosts, async |connected| log_in_if(connected, self.dsn(), kind, first).await).await;
+        let found = self.attempt(&hosts, |connected| log_in_if(connected, self.dsn(), kind, first)).await;
         match found {
             Err(_) if wanted == TargetSessionAttrs::PreferStandby => {
                 let any = TargetSessionAttrs::Any;
-                self.attempt(&hosts, async |connected| log_in_if(connected, self.dsn(), kind, any).await).await
+                self.attempt(&hosts, |connected| log_in_if(connected, self.dsn(), kind, any)).await
             }
             found => found,
         }

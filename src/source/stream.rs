@@ -1,4 +1,4 @@
-//! The bytes to and from a server, whatever carries them.
+//! The bytes to and from a server or a client, whatever carries them.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,11 +6,11 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsStream, client, server};
 
 use super::tls::tls_server_end_point;
 
-/// A connection to a server: TCP, a Unix-domain socket, or TLS over TCP.
+/// A connection to a server, or a client's to the proxy: TCP, a Unix-domain socket, or TLS over TCP.
 ///
 /// There is no TLS over Unix-domain sockets, as in libpq: servers do not offer it.
 #[derive(Debug)]
@@ -30,6 +30,26 @@ impl Stream {
             Transport::Tcp(tcp) => Some(tcp),
             Transport::Tls(tls) => Some(tls.get_ref().0),
             Transport::Unix(_) => None,
+        }
+    }
+
+    /// The bare TCP connection, to begin TLS on.
+    ///
+    /// # Errors
+    ///
+    /// Gives this back where it is not one.
+    pub fn into_tcp(self) -> Result<TcpStream, Stream> {
+        match self.0 {
+            Transport::Tcp(tcp) => Ok(tcp),
+            other => Err(Stream(other)),
+        }
+    }
+
+    /// The protocol that the TLS handshake agreed on (ALPN); `None` without TLS.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Transport::Tls(tls) => tls.get_ref().1.alpn_protocol(),
+            _ => None,
         }
     }
 
@@ -60,9 +80,15 @@ impl From<UnixStream> for Stream {
     }
 }
 
-impl From<TlsStream<TcpStream>> for Stream {
-    fn from(tls: TlsStream<TcpStream>) -> Stream {
-        Stream(Transport::Tls(Box::new(tls)))
+impl From<client::TlsStream<TcpStream>> for Stream {
+    fn from(tls: client::TlsStream<TcpStream>) -> Stream {
+        Stream(Transport::Tls(Box::new(tls.into())))
+    }
+}
+
+impl From<server::TlsStream<TcpStream>> for Stream {
+    fn from(tls: server::TlsStream<TcpStream>) -> Stream {
+        Stream(Transport::Tls(Box::new(tls.into())))
     }
 }
 

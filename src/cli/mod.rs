@@ -1,0 +1,63 @@
+//! The command line: one file a subcommand. Each turns its flags into what the library takes, and its outcome
+//! into the exit status that scripts rely on.
+
+mod manual;
+mod run;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::telemetry;
+
+/// A configuration or a command line that cannot be used (`EX_USAGE` of sysexits).
+const BAD_CONFIG: u8 = 64;
+
+/// What clap exits with on a command line that it does not understand.
+const USAGE: u8 = 2;
+
+/// True lag, identity checks and cutover proof for PostgreSQL logical replication.
+#[derive(Debug, Parser)]
+#[command(name = "walgate", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Relay clients to a source, and show how far behind each consumer is
+    Run(run::Args),
+    /// Print a completion script for a shell
+    Completions(manual::CompletionsArgs),
+    /// Print the manual page
+    Man,
+}
+
+/// Runs the command that `arguments` (the program's name first) ask for.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let cli = match Cli::try_parse_from(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nowhere left to say that standard error is closed.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ if arguments.get(1).is_some_and(|command| command == "run") => BAD_CONFIG.into(),
+                _ => USAGE.into(),
+            };
+        }
+    };
+    if let Err(error) = telemetry::init_logs() {
+        eprintln!("walgate: WALGATE_LOG: {error}");
+        return BAD_CONFIG.into();
+    }
+    match cli.command {
+        Command::Run(args) => run::main(args),
+        Command::Completions(args) => manual::completions(&args, &mut Cli::command()),
+        Command::Man => manual::page(Cli::command()),
+    }
+}

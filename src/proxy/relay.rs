@@ -1,0 +1,223 @@
+//! Moves bytes between a client and its server, both ways, until one of them is through.
+//!
+//! One task polls both directions. Each has at most one buffer, held only while bytes wait in it: a receiver
+//! that does not read stops the reading from the sender, and an idle session holds none. Bytes are forwarded
+//! first and shown to the tap afterwards, from the very same slice.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use metrics::Counter;
+use tokio::io::AsyncWrite as _;
+use tokio::time::sleep;
+use tokio_util::io::poll_read_buf;
+use tokio_util::sync::CancellationToken;
+
+use super::tap::Tap;
+use crate::source::Stream;
+use crate::telemetry::ProxyMetrics;
+
+/// What one read asks for. Larger reads were no faster, and smaller ones cost system calls.
+const BUFFER: usize = 64 * 1024;
+
+/// How long a client whose stream was cut may take to close its side, so that what it still acknowledges
+/// reaches the server.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Why a relay ended with an error: the side that failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RelayError {
+    /// The client's connection.
+    #[error("client: {0}")]
+    Downstream(io::Error),
+    /// The server's.
+    #[error("server: {0}")]
+    Upstream(io::Error),
+}
+
+/// Relays until both sides have closed, one has failed, or the session was drained. Not cancel-safe: to
+/// drop it ends the session.
+pub(super) async fn relay(
+    client: &mut Stream,
+    server: &mut Stream,
+    mut tap: Option<Box<Tap>>,
+    metrics: &ProxyMetrics,
+    drain: &CancellationToken,
+) -> Result<(), RelayError> {
+    let mut down = Pipe::new(metrics.downstream_bytes.clone());
+    let mut up = Pipe::new(metrics.upstream_bytes.clone());
+    let mut drained = pin!(drain.cancelled());
+    let mut draining = false;
+    let mut last_words = None;
+    std::future::poll_fn(|cx| {
+        if !draining && tap.is_some() {
+            draining = drained.as_mut().poll(cx).is_ready();
+        }
+        let to_client = match &mut tap {
+            Some(tap) if draining => down.poll_to_cut(cx, server, client, tap),
+            Some(tap) => down.poll(cx, server, client, |bytes| tap.from_server(bytes, Instant::now())),
+            None => down.poll(cx, server, client, |_| {}),
+        };
+        let to_server = match &mut tap {
+            Some(tap) => up.poll(cx, client, server, |bytes| tap.from_client(bytes, Instant::now())),
+            None => up.poll(cx, client, server, |_| {}),
+        };
+        let (down_done, up_done) = (side(to_client, true)?, side(to_server, false)?);
+        if down.cut.is_some() && down_done {
+            let last_words = last_words.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
+            if last_words.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        if down_done && up_done { Poll::Ready(Ok(())) } else { Poll::Pending }
+    })
+    .await
+}
+
+/// Whether a direction is through, and if it failed, on which side.
+fn side(polled: Poll<Result<(), PipeError>>, to_client: bool) -> Result<bool, RelayError> {
+    match polled {
+        Poll::Pending => Ok(false),
+        Poll::Ready(Ok(())) => Ok(true),
+        Poll::Ready(Err(PipeError::Read(error))) if to_client => Err(RelayError::Upstream(error)),
+        Poll::Ready(Err(PipeError::Write(error))) if !to_client => Err(RelayError::Upstream(error)),
+        Poll::Ready(Err(PipeError::Read(error) | PipeError::Write(error))) => Err(RelayError::Downstream(error)),
+    }
+}
+
+enum PipeError {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// One direction.
+struct Pipe {
+    /// What was read and not forwarded yet, behind `sent` bytes that were.
+    buffer: BytesMut,
+    sent: usize,
+    /// Bytes at the buffer's beginning that the tap has read: ahead of `sent` only while draining.
+    tapped: usize,
+    /// Where in the buffer the direction is to end.
+    cut: Option<usize>,
+    unflushed: bool,
+    stage: Stage,
+    bytes: Counter,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Open,
+    /// The sender has ended; the receiver has not been told.
+    Ending,
+    Ended,
+}
+
+impl Pipe {
+    fn new(bytes: Counter) -> Pipe {
+        Pipe { buffer: BytesMut::new(), sent: 0, tapped: 0, cut: None, unflushed: false, stage: Stage::Open, bytes }
+    }
+
+    /// Moves what can be moved; `observe` is shown what was.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        mut observe: impl FnMut(&[u8]),
+    ) -> Poll<Result<(), PipeError>> {
+        loop {
+            ready!(self.poll_forward(cx, to, self.buffer.len(), &mut observe))?;
+            ready!(self.poll_end(cx, to))?;
+            if self.stage == Stage::Ended {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_fill(cx, from))?;
+        }
+    }
+
+    /// The same up to the first place where the tap lets the stream be cut, and ends there.
+    fn poll_to_cut(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut Stream,
+        to: &mut Stream,
+        tap: &mut Tap,
+    ) -> Poll<Result<(), PipeError>> {
+        loop {
+            if self.cut.is_none() {
+                let unread = self.buffer.get(self.tapped..).unwrap_or_default();
+                self.cut = tap.read_to_cut(unread, Instant::now()).map(|len| self.tapped + len);
+                self.tapped = self.buffer.len();
+            }
+            ready!(self.poll_forward(cx, to, self.cut.unwrap_or(self.buffer.len()), &mut |_| {}))?;
+            if self.cut.is_some() && self.stage == Stage::Open {
+                self.stage = Stage::Ending;
+            }
+            ready!(self.poll_end(cx, to))?;
+            if self.stage == Stage::Ended {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_fill(cx, from))?;
+        }
+    }
+
+    /// Writes the buffer up to `end`, then flushes.
+    fn poll_forward(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut Stream,
+        end: usize,
+        observe: &mut impl FnMut(&[u8]),
+    ) -> Poll<Result<(), PipeError>> {
+        while let Some(waiting) = self.buffer.get(self.sent..end).filter(|waiting| !waiting.is_empty()) {
+            let len = ready!(Pin::new(&mut *to).poll_write(cx, waiting)).map_err(PipeError::Write)?;
+            if len == 0 {
+                return Poll::Ready(Err(PipeError::Write(io::ErrorKind::WriteZero.into())));
+            }
+            self.sent += len;
+            self.unflushed = true;
+            self.bytes.increment(len as u64);
+            if let Some(fresh) = self.buffer.get(self.tapped..self.sent) {
+                observe(fresh);
+                self.tapped = self.sent;
+            }
+        }
+        if self.unflushed {
+            ready!(Pin::new(to).poll_flush(cx)).map_err(PipeError::Write)?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Passes on the sender's end.
+    fn poll_end(&mut self, cx: &mut Context<'_>, to: &mut Stream) -> Poll<Result<(), PipeError>> {
+        if self.stage == Stage::Ending {
+            ready!(Pin::new(to).poll_shutdown(cx)).map_err(PipeError::Write)?;
+            self.stage = Stage::Ended;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads into the buffer, which is empty of unsent bytes.
+    fn poll_fill(&mut self, cx: &mut Context<'_>, from: &mut Stream) -> Poll<Result<(), PipeError>> {
+        self.buffer.clear();
+        (self.sent, self.tapped) = (0, 0);
+        self.buffer.reserve(BUFFER);
+        match poll_read_buf(Pin::new(from), cx, &mut self.buffer) {
+            Poll::Pending => {
+                self.buffer = BytesMut::new();
+                Poll::Pending
+            }
+            Poll::Ready(Ok(0)) => {
+                self.stage = Stage::Ending;
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(PipeError::Read(error))),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! One client connection, from accepting it to its end.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::counter;
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::handshake::{self, HandshakeError, Request, refuse};
+use super::login::pass_authentication_request;
+use super::relay::{RelayError, relay};
+use super::tap::Tap;
+use super::{Limits, ServerTls, is_gone};
+use crate::source::{ConnectError, Source, Stream};
+use crate::telemetry::ProxyMetrics;
+use crate::wire::backend::ErrorFields;
+use crate::wire::startup::SessionKind;
+
+/// How long a cancel request may take: the server closes the connection as its answer.
+const CANCEL: Duration = Duration::from_secs(10);
+
+/// How long a login may take where the proxy reads along. Servers give a client `authentication_timeout`, 60 s
+/// by default.
+const LOGIN: Duration = Duration::from_secs(60);
+
+/// What all sessions of a listener share.
+pub(super) struct Shared {
+    pub(super) source: Arc<Source>,
+    pub(super) tls: Option<Arc<ServerTls>>,
+    pub(super) limits: Limits,
+    pub(super) slots: Semaphore,
+    pub(super) metrics: ProxyMetrics,
+    /// Whether health comes from sessions, because there is no poller.
+    pub(super) passive: bool,
+    /// Streams end at their next commit boundary.
+    pub(super) drain: CancellationToken,
+}
+
+/// Serves one client. `peer` is for the log.
+pub(super) async fn serve(shared: &Shared, client: Stream, peer: impl fmt::Display) {
+    let tls = shared.tls.as_deref().map(ServerTls::config);
+    let request = match timeout(shared.limits.startup, handshake::accept(client, tls)).await {
+        Ok(Ok(request)) => request,
+        Ok(Err(HandshakeError::Io(error))) if is_gone(&error) => return,
+        Ok(Err(error)) => {
+            count_error("handshake");
+            return tracing::info!(%peer, %error, "client refused");
+        }
+        Err(_) => {
+            count_error("startup_timeout");
+            return tracing::info!(%peer, "client sent no start-up packet in time");
+        }
+    };
+    match request {
+        Request::Nothing => {}
+        Request::Cancel(packet) => {
+            if !matches!(timeout(CANCEL, cancel(shared, &packet)).await, Ok(Ok(()))) {
+                tracing::warn!(%peer, "a cancel request could not be delivered");
+            }
+        }
+        Request::Session { mut client, packet, kind } => {
+            let Ok(_slot) = shared.slots.try_acquire() else {
+                count_error("too_many_sessions");
+                let error = ErrorFields::fatal("53300", "walgate: too many sessions");
+                let hint = format!("The limit is {} (--max-sessions).", shared.limits.sessions);
+                return refuse(&mut client, error.with_hint(hint)).await;
+            };
+            let _count = shared.source.count_session(kind);
+            // Boxed, so that what a session needs only to begin does not stay with it.
+            let Some(server) = Box::pin(connect(shared, &mut client, &packet, &peer)).await else { return };
+            drop(packet);
+            if let Err(error) = session(shared, client, server, kind).await {
+                log_end(&error, kind, &peer);
+            }
+        }
+    }
+}
+
+/// Connects to the source and sends it the client's start-up packet, unchanged.
+async fn connect(shared: &Shared, client: &mut Stream, packet: &[u8], peer: &impl fmt::Display) -> Option<Stream> {
+    let opened = shared.source.open().await;
+    if shared.passive {
+        shared.source.reached(opened.as_ref().map(|_| ()));
+    }
+    let mut server = match opened {
+        Ok(connected) => connected.stream,
+        Err(error) => {
+            count_error(error.kind());
+            tracing::warn!(source = shared.source.name(), %peer, %error, "cannot connect to the source");
+            refuse(client, unreachable(&error)).await;
+            return None;
+        }
+    };
+    match server.write_all(packet).await {
+        Ok(()) => {}
+        Err(error) => {
+            count_error("upstream");
+            tracing::warn!(source = shared.source.name(), %peer, %error, "the source closed the connection");
+            return None;
+        }
+    }
+    server.flush().await.ok().map(|()| server)
+}
+
+async fn session(shared: &Shared, mut client: Stream, mut server: Stream, kind: SessionKind) -> Result<(), RelayError> {
+    let mut tap = (kind != SessionKind::Sql).then(|| Box::new(Tap::new(Arc::clone(&shared.source))));
+    // Without TLS upstream no channel binding is offered, and a login passes like everything else.
+    if server.is_encrypted() {
+        let login = Box::pin(pass_authentication_request(&mut client, &mut server, tap.as_deref_mut()));
+        match timeout(LOGIN, login).await {
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+            Err(_) => return Err(RelayError::Upstream(io::ErrorKind::TimedOut.into())),
+        }
+    }
+    let ended = relay(&mut client, &mut server, tap, &shared.metrics, &shared.drain).await;
+    // A reset is passed on as one: nobody is to wait for what will not come.
+    match &ended {
+        Err(RelayError::Downstream(error)) if error.kind() == io::ErrorKind::ConnectionReset => reset(&server),
+        Err(RelayError::Upstream(error)) if error.kind() == io::ErrorKind::ConnectionReset => reset(&client),
+        _ => {}
+    }
+    ended
+}
+
+/// Delivers a cancel request on a connection of its own, to every host: only the one that runs the session
+/// knows the key. A server answers by closing the connection, whether it found the session or not.
+async fn cancel(shared: &Shared, packet: &[u8]) -> Result<(), ConnectError> {
+    let connector = shared.source.connector();
+    let mut outcome = Ok(());
+    for host in connector.dsn().hosts() {
+        match connector.open_host(host).await {
+            Ok(connected) => {
+                let mut server = connected.stream;
+                let sent = server.write_all(packet).await.is_ok() && server.flush().await.is_ok();
+                if sent {
+                    let _ = tokio::io::copy(&mut server, &mut tokio::io::sink()).await;
+                }
+            }
+            Err(error) => outcome = Err(error),
+        }
+    }
+    outcome
+}
+
+fn reset(stream: &Stream) {
+    if let Some(tcp) = stream.tcp() {
+        let _ = SockRef::from(tcp).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// What a client is told of a source that cannot be reached: the kind of failure, no address and no text that
+/// came from elsewhere.
+fn unreachable(error: &ConnectError) -> ErrorFields<'static> {
+    let why = match error.kind() {
+        "refused" => "connection refused",
+        "timeout" => "no answer in time",
+        "dns" => "its name does not resolve",
+        "tls" | "config" => "TLS cannot be established",
+        "session_attrs" => "no host is known to satisfy target_session_attrs",
+        _ => "the connection failed",
+    };
+    ErrorFields::fatal("08001", format!("walgate cannot reach the source: {why}")).with_hint("walgate's log says more.")
+}
+
+fn log_end(error: &RelayError, kind: SessionKind, peer: &impl fmt::Display) {
+    let (RelayError::Downstream(inner) | RelayError::Upstream(inner)) = error;
+    count_error(match error {
+        RelayError::Downstream(_) => "downstream",
+        RelayError::Upstream(_) => "upstream",
+    });
+    if kind == SessionKind::Sql && is_gone(inner) {
+        tracing::debug!(%peer, %error, "session ended");
+    } else {
+        tracing::info!(%peer, ?kind, %error, "session ended");
+    }
+}
+
+fn count_error(kind: &'static str) {
+    counter!("walgate_errors_total", "kind" => kind).increment(1);
+}

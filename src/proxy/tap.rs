@@ -1,0 +1,330 @@
+//! Reads along with a replication session and feeds what it sees into the lag model.
+//!
+//! The tap is shown every byte after it was forwarded, in both directions, and never touches one. It finds the
+//! command that starts a stream, and inside a pgoutput stream the messages and the acknowledgements. Where
+//! it cannot follow it says so ([`Untapped`]) and the bytes go on.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::ident::SlotName;
+use crate::lag::{Attachment, Consumer, History, SlotKind, Untapped};
+use crate::source::Source;
+use crate::telemetry::StreamMetrics;
+use crate::wire::command::{Command, Mode, StartReplication};
+use crate::wire::copy_both::{ReceiverMessage, WalMessage, XLOG_DATA_HEADER};
+use crate::wire::{Cursor, DecodeError, Fault, Frame, FrameReader};
+
+/// Bytes kept of a server's message: the longest head of a pgoutput message is a Relation with two names of
+/// 63 bytes, or a Prepare with a gid of 200.
+const KEEP_FROM_SERVER: usize = XLOG_DATA_HEADER + 487;
+
+/// Bytes kept of a client's message: a command with a long list of publications.
+const KEEP_FROM_CLIENT: usize = 64 * 1024;
+
+/// Commands a client may send ahead of the answers. No known one sends more than one.
+const MAX_AHEAD: usize = 64;
+
+/// The tap of one replication session.
+pub(super) struct Tap {
+    from_server: FrameReader,
+    from_client: FrameReader,
+    session: Session,
+}
+
+struct Session {
+    source: Arc<Source>,
+    metrics: StreamMetrics,
+    /// What the client has asked for and the server has not finished answering.
+    asked: VecDeque<Asked>,
+    streaming: Streaming,
+    /// Message borders are lost: nothing can be read any more.
+    blind: bool,
+}
+
+enum Asked {
+    IdentifySystem,
+    Start(Result<StartReplication, Untapped>),
+    Other,
+}
+
+enum Streaming {
+    No,
+    Followed(Attachment),
+    /// Relayed only; of a consumer, where the slot is known.
+    Unfollowed(Option<Attachment>),
+}
+
+/// How far reading a stream got.
+enum Read {
+    /// All bytes are used up.
+    Through,
+    /// At a place where it may be cut.
+    ToCut,
+    /// To its end.
+    ToEnd,
+    /// To something that cannot be followed.
+    ToFault(Untapped, DecodeError),
+}
+
+impl Tap {
+    pub(super) fn new(source: Arc<Source>) -> Tap {
+        Tap {
+            from_server: FrameReader::new(KEEP_FROM_SERVER),
+            from_client: FrameReader::new(KEEP_FROM_CLIENT),
+            session: Session {
+                metrics: StreamMetrics::new(source.name()),
+                source,
+                asked: VecDeque::new(),
+                streaming: Streaming::No,
+                blind: false,
+            },
+        }
+    }
+
+    /// Reads what was forwarded to the client.
+    pub(super) fn from_server(&mut self, mut bytes: &[u8], now: Instant) {
+        self.read_server(&mut bytes, now, false);
+        self.session.metrics.flush();
+    }
+
+    /// Reads what is about to be forwarded to the client, up to the first place where a stream may be cut:
+    /// between messages, and on a stream that is followed after a commit. Returns how many bytes lie before
+    /// it; `None` where there is no such place in `bytes` (then all of them were read), and always while
+    /// nothing is streamed.
+    pub(super) fn read_to_cut(&mut self, bytes: &[u8], now: Instant) -> Option<usize> {
+        let mut rest = bytes;
+        let cut = self.read_server(&mut rest, now, true);
+        self.session.metrics.flush();
+        cut.then_some(bytes.len() - rest.len())
+    }
+
+    /// Reads what was forwarded to the server.
+    pub(super) fn from_client(&mut self, mut bytes: &[u8], now: Instant) {
+        while !self.session.blind {
+            match self.from_client.next(&mut bytes) {
+                Ok(Some(frame)) => self.session.client_message(frame, now),
+                Ok(None) => break,
+                Err(error) => self.session.lose_borders(error),
+            }
+        }
+        self.session.metrics.flush();
+    }
+
+    /// Reads to the end, or with `to_cut` to where the stream may be cut; returns whether it did the latter.
+    fn read_server(&mut self, bytes: &mut &[u8], now: Instant, to_cut: bool) -> bool {
+        let (reader, session) = (&mut self.from_server, &mut self.session);
+        loop {
+            let between = session.blind || reader.at_boundary();
+            if to_cut && between && matches!(session.streaming, Streaming::Unfollowed(_)) {
+                return true;
+            }
+            if session.blind {
+                return false;
+            }
+            match session.read_stream(reader, bytes, now, to_cut) {
+                Some(Read::Through) => return false,
+                Some(Read::ToCut) => return true,
+                Some(Read::ToEnd) => session.answered(),
+                Some(Read::ToFault(Untapped::Frame, error)) => session.lose_borders(error),
+                Some(Read::ToFault(reason, error)) => session.untap(reason, &error),
+                None => match reader.next(bytes) {
+                    Ok(Some(frame)) => session.server_message(frame),
+                    Ok(None) => return false,
+                    Err(error) => session.lose_borders(error),
+                },
+            }
+        }
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.session.end_stream();
+    }
+}
+
+impl Session {
+    /// Reads the messages of a stream that is followed, under one lock; `None` where there is no such stream.
+    fn read_stream(&mut self, reader: &mut FrameReader, bytes: &mut &[u8], now: Instant, to_cut: bool) -> Option<Read> {
+        let Streaming::Followed(stream) = &self.streaming else { return None };
+        let mut lag = self.source.lag();
+        let consumer = lag.attached(stream)?;
+        Some(loop {
+            if to_cut && reader.at_boundary() && consumer.at_commit_boundary() {
+                break Read::ToCut;
+            }
+            let frame = match reader.next(bytes) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break Read::Through,
+                Err(error) => break Read::ToFault(Untapped::Frame, error),
+            };
+            match frame.tag {
+                b'd' => {
+                    if let Err(error) = wal_message(frame, consumer, &mut self.metrics, now) {
+                        break Read::ToFault(Untapped::Message, error);
+                    }
+                }
+                b'Z' => break Read::ToEnd,
+                // CopyDone, CommandComplete, a notice or an error: the ReadyForQuery is still to come.
+                _ => {}
+            }
+        })
+    }
+
+    /// A message outside a stream that is followed.
+    fn server_message(&mut self, frame: Frame<'_>) {
+        match (frame.tag, self.asked.front()) {
+            (b'W', Some(Asked::Start(_))) => self.begin_stream(),
+            (b'D', Some(Asked::IdentifySystem)) => {
+                // System identifier and timeline are the first two columns of its only row.
+                if let Ok(Some(history)) = frame.whole().and_then(parse_history) {
+                    self.source.lag().identify(history);
+                }
+            }
+            (b'Z', _) => self.answered(),
+            _ => {}
+        }
+    }
+
+    fn client_message(&mut self, frame: Frame<'_>, now: Instant) {
+        match frame.tag {
+            b'd' => self.receiver_message(frame, now),
+            b'Q' => self.ask(parse_query(frame)),
+            // These are answered with a ReadyForQuery too, if only because a walsender refuses them.
+            b'S' | b'F' => self.ask(Asked::Other),
+            _ => {}
+        }
+    }
+
+    fn ask(&mut self, asked: Asked) {
+        if self.asked.len() == MAX_AHEAD {
+            self.blind = true;
+            self.untap(Untapped::Command, &"too many commands were sent ahead of their answers");
+        } else {
+            self.asked.push_back(asked);
+        }
+    }
+
+    /// ReadyForQuery: the command that was asked first is done, and a stream with it.
+    fn answered(&mut self) {
+        self.asked.pop_front();
+        self.end_stream();
+    }
+
+    /// CopyBothResponse: the server has accepted a START_REPLICATION.
+    fn begin_stream(&mut self) {
+        let Some(Asked::Start(start)) = self.asked.front() else { return };
+        let slot = start.as_ref().ok().and_then(|start| start.slot.as_deref()?.parse::<SlotName>().ok());
+        let (kind, fault) = match start.as_ref().map(|start| &start.mode) {
+            Ok(Mode::Physical { .. }) => (SlotKind::Physical, Some(Untapped::Physical)),
+            // pgoutput demands this option, and no other plugin has it.
+            Ok(logical) if logical.option("proto_version").is_none() => (SlotKind::Logical, Some(Untapped::Plugin)),
+            Ok(_) => (SlotKind::Logical, None),
+            Err(reason) => (SlotKind::Logical, Some(*reason)),
+        };
+        let stream = slot.map(|slot| self.source.lag().attach(slot, kind));
+        match (stream, fault) {
+            (Some(stream), None) => self.streaming = Streaming::Followed(stream),
+            (stream, fault) => {
+                self.streaming = Streaming::Unfollowed(stream);
+                self.untap(fault.unwrap_or(Untapped::Command), &"as the client asked for it");
+            }
+        }
+    }
+
+    fn end_stream(&mut self) {
+        if let Some(stream) = self.take_stream()
+            && let Some(consumer) = self.source.lag().attached(&stream)
+        {
+            consumer.detach();
+        }
+    }
+
+    fn receiver_message(&mut self, frame: Frame<'_>, now: Instant) {
+        let Streaming::Followed(stream) = &self.streaming else { return };
+        match frame.whole().and_then(ReceiverMessage::parse) {
+            Ok(ReceiverMessage::StatusUpdate(update)) => {
+                let metrics = &mut self.metrics;
+                metrics.status_update();
+                if let Some(consumer) = self.source.lag().attached(stream) {
+                    consumer.status_update(&update, now, |latency| metrics.acked(latency));
+                }
+            }
+            Ok(ReceiverMessage::HotStandbyFeedback(_)) => {}
+            Err(error) => self.untap(Untapped::Message, &error),
+        }
+    }
+
+    fn lose_borders(&mut self, error: DecodeError) {
+        self.blind = true;
+        self.untap(Untapped::Frame, &error);
+    }
+
+    fn untap(&mut self, reason: Untapped, why: &dyn fmt::Display) {
+        let stream = self.take_stream();
+        if let Some(stream) = &stream
+            && let Some(consumer) = self.source.lag().attached(stream)
+        {
+            consumer.untap();
+        }
+        self.streaming = Streaming::Unfollowed(stream);
+        self.metrics.untapped(reason);
+        let (source, reason) = (self.source.name(), reason.as_str());
+        tracing::warn!(source, reason, %why, "a stream is relayed but cannot be followed");
+    }
+
+    fn take_stream(&mut self) -> Option<Attachment> {
+        match std::mem::replace(&mut self.streaming, Streaming::No) {
+            Streaming::No => None,
+            Streaming::Followed(stream) => Some(stream),
+            Streaming::Unfollowed(stream) => stream,
+        }
+    }
+}
+
+#[inline]
+fn wal_message(
+    frame: Frame<'_>,
+    consumer: &mut Consumer,
+    metrics: &mut StreamMetrics,
+    now: Instant,
+) -> Result<(), DecodeError> {
+    match WalMessage::parse(frame.head)? {
+        WalMessage::XLogData(data) => {
+            metrics.message(data.data.first());
+            consumer.xlog_data(&data, (frame.len - XLOG_DATA_HEADER) as u64, now)
+        }
+        WalMessage::Keepalive(keepalive) => {
+            metrics.keepalive();
+            consumer.keepalive(&keepalive, now);
+            Ok(())
+        }
+    }
+}
+
+fn parse_query(frame: Frame<'_>) -> Asked {
+    let text = frame.whole().ok().and_then(|body| std::str::from_utf8(body.strip_suffix(b"\0")?).ok());
+    match text.map(Command::parse) {
+        Some(Ok(Command::IdentifySystem)) => Asked::IdentifySystem,
+        Some(Ok(Command::StartReplication(start))) => Asked::Start(Ok(start)),
+        Some(Ok(_)) => Asked::Other,
+        // If the server takes it for a START_REPLICATION all the same, there is a stream nobody follows.
+        Some(Err(_)) | None => Asked::Start(Err(Untapped::Command)),
+    }
+}
+
+fn parse_history(row: &[u8]) -> Result<Option<History>, DecodeError> {
+    let mut cursor = Cursor::new(row);
+    cursor.i16("column count")?;
+    let mut text = |field| {
+        let len = cursor.i32(field)?;
+        let len = usize::try_from(len).map_err(|_| cursor.error(Fault::Length(len.into()), field))?;
+        cursor.take(len, field).map(std::str::from_utf8)
+    };
+    let (system, timeline) = (text("system identifier")?, text("timeline")?);
+    let system = system.ok().and_then(|system| system.parse().ok());
+    Ok(system.map(|system| History { system, timeline: timeline.ok().and_then(|timeline| timeline.parse().ok()) }))
+}

@@ -1,0 +1,149 @@
+//! A source as the daemon holds it: how to reach it, what is known of its consumers, whether it answers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use super::connect::{Connected, Connector};
+use super::dsn::{Host, TargetSessionAttrs};
+use super::error::{ConnectError, Failure};
+use crate::lag::SourceLag;
+use crate::wire::startup::SessionKind;
+
+/// One source, shared by its listener, its sessions, its poller and whoever shows it.
+#[derive(Debug)]
+pub struct Source {
+    name: String,
+    connector: RwLock<Connector>,
+    lag: Mutex<SourceLag>,
+    health: Mutex<Health>,
+    /// The host that satisfies `target_session_attrs`, as the poller found it.
+    chosen: Mutex<Option<Host>>,
+    sql_sessions: AtomicU64,
+    logical_sessions: AtomicU64,
+    physical_sessions: AtomicU64,
+}
+
+/// Whether a source answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing has been tried yet.
+    Untried,
+    /// The last attempt reached it.
+    Reached,
+    /// The last attempt failed.
+    Unreachable {
+        /// The failure's label.
+        kind: &'static str,
+        /// The failure in words, for the log and for `/readyz`.
+        reason: String,
+    },
+}
+
+impl Source {
+    /// A source of which nothing is known yet.
+    pub fn new(name: impl Into<String>, connector: Connector, stale_after: Duration) -> Source {
+        let name = name.into();
+        Source {
+            lag: Mutex::new(SourceLag::new(name.clone(), stale_after)),
+            name,
+            connector: RwLock::new(connector),
+            health: Mutex::new(Health::Untried),
+            chosen: Mutex::new(None),
+            sql_sessions: AtomicU64::new(0),
+            logical_sessions: AtomicU64::new(0),
+            physical_sessions: AtomicU64::new(0),
+        }
+    }
+
+    /// Its name in the configuration, in metrics and in answers.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The lag model. Held for the time of a look or of one piece of input, never across a wait.
+    pub fn lag(&self) -> MutexGuard<'_, SourceLag> {
+        lock(&self.lag)
+    }
+
+    /// Whether it answers.
+    pub fn health(&self) -> Health {
+        lock(&self.health).clone()
+    }
+
+    /// Notes how an attempt to reach it ended.
+    pub fn reached(&self, outcome: Result<(), &ConnectError>) {
+        *lock(&self.health) = match outcome {
+            Ok(()) => Health::Reached,
+            Err(error) => Health::Unreachable { kind: error.kind(), reason: error.to_string() },
+        };
+    }
+
+    /// What opens connections to it.
+    pub fn connector(&self) -> Connector {
+        self.connector.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Opens connections differently from now on: certificates were read again.
+    pub fn set_connector(&self, connector: Connector) {
+        *self.connector.write().unwrap_or_else(PoisonError::into_inner) = connector;
+    }
+
+    /// The poller has found the host that satisfies `target_session_attrs`, or lost it.
+    pub fn choose(&self, host: Option<Host>) {
+        *lock(&self.chosen) = host;
+    }
+
+    /// Opens a connection for a client. Which of several hosts is primary or writable only a login can tell, so
+    /// then the connection goes to the one the poller has found.
+    ///
+    /// # Errors
+    /// If no host can be reached, or none is known to satisfy `target_session_attrs`.
+    pub async fn open(&self) -> Result<Connected, ConnectError> {
+        let connector = self.connector();
+        let dsn = connector.dsn();
+        if dsn.hosts().len() == 1 || dsn.target_session_attrs == TargetSessionAttrs::Any {
+            return connector.open().await;
+        }
+        let chosen = lock(&self.chosen).clone();
+        match chosen {
+            Some(host) => connector.open_host(&host).await,
+            None => Err(Failure::SessionAttrs("not known yet").into()),
+        }
+    }
+
+    /// Counts a session until the guard is dropped.
+    pub fn count_session(&self, kind: SessionKind) -> SessionCount<'_> {
+        let counter = match kind {
+            SessionKind::Sql => &self.sql_sessions,
+            SessionKind::Logical => &self.logical_sessions,
+            SessionKind::Physical => &self.physical_sessions,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        SessionCount(counter)
+    }
+
+    /// How many sessions of each kind are being relayed.
+    pub fn sessions(&self) -> [(&'static str, u64); 3] {
+        [
+            ("sql", self.sql_sessions.load(Ordering::Relaxed)),
+            ("logical", self.logical_sessions.load(Ordering::Relaxed)),
+            ("physical", self.physical_sessions.load(Ordering::Relaxed)),
+        ]
+    }
+}
+
+/// A session that counts while this lives.
+#[derive(Debug)]
+pub struct SessionCount<'a>(&'a AtomicU64);
+
+impl Drop for SessionCount<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What a thread that panicked left behind is still a consistent model: every update is one call.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

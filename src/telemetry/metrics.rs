@@ -1,0 +1,248 @@
+//! The metrics of DESIGN, recorded and rendered.
+
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Unit, with_local_recorder};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::lag::{ConsumerReport, SourceLag, State, Untapped};
+use crate::source::Source;
+
+/// Tables per source that have a label of their own; the rest is summed as `other`.
+const TABLE_LABELS: usize = 200;
+
+/// The process's recorder.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    recorded: PrometheusHandle,
+}
+
+impl Metrics {
+    /// Installs the recorder for the whole process.
+    ///
+    /// # Errors
+    /// If another one is installed.
+    pub fn install() -> Result<Metrics, BuildError> {
+        let latency = Matcher::Full("walgate_ack_latency_seconds".into());
+        let buckets =
+            [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+        let recorded = PrometheusBuilder::new().set_buckets_for_metric(latency, &buckets)?.install_recorder()?;
+        describe_counter!("walgate_proxy_bytes_total", Unit::Bytes, "Bytes relayed, by direction.");
+        describe_counter!("walgate_proxy_messages_total", "Messages of replication streams, by type.");
+        describe_counter!("walgate_proxy_untapped_total", "Streams that were relayed but could not be followed.");
+        describe_counter!("walgate_errors_total", "Errors, by kind.");
+        describe_histogram!(
+            "walgate_ack_latency_seconds",
+            Unit::Seconds,
+            "Time from a commit's being sent to its being acknowledged."
+        );
+        Ok(Metrics { recorded })
+    }
+
+    /// Folds what histograms have recorded. To be called every few seconds: unscraped, it would pile up.
+    pub fn upkeep(&self) {
+        self.recorded.run_upkeep();
+    }
+
+    /// Everything in Prometheus' text format.
+    pub fn render<'a>(&self, sources: impl IntoIterator<Item = &'a Source>, now: Instant) -> String {
+        self.recorded.run_upkeep();
+        let view = PrometheusBuilder::new().build_recorder();
+        with_local_recorder(&view, || {
+            describe_view();
+            gauge!("walgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+            for source in sources {
+                let name = source.name().to_owned();
+                for (kind, count) in source.sessions() {
+                    gauge!("walgate_proxy_sessions", "source" => name.clone(), "kind" => kind).set(count as f64);
+                }
+                show_lag(&source.lag(), now);
+            }
+        });
+        let mut text = self.recorded.render();
+        text.push_str(&view.handle().render());
+        text
+    }
+}
+
+fn describe_view() {
+    describe_gauge!("walgate_build_info", "The running version; always 1.");
+    describe_gauge!("walgate_proxy_sessions", "Sessions being relayed, by kind.");
+    describe_gauge!("walgate_lag_seconds", Unit::Seconds, "Age of the oldest commit sent and not acknowledged.");
+    describe_gauge!("walgate_lag_seconds_max", Unit::Seconds, "The most that the lag can be, undecoded WAL included.");
+    describe_gauge!("walgate_lag_transactions", "Commits sent and not acknowledged.");
+    describe_gauge!("walgate_lag_rows", "Rows sent and not acknowledged.");
+    describe_gauge!("walgate_lag_bytes", Unit::Bytes, "Row messages sent and not acknowledged.");
+    describe_gauge!("walgate_undecoded_wal_bytes", Unit::Bytes, "WAL the server has not decoded for the consumer.");
+    describe_gauge!("walgate_open_transactions", "Transactions being streamed that are not committed.");
+    describe_gauge!("walgate_retained_wal_bytes", Unit::Bytes, "WAL that the slot keeps from removal.");
+    describe_gauge!("walgate_safe_wal_bytes", Unit::Bytes, "WAL that may be written before the slot is lost.");
+    describe_gauge!("walgate_slot_active", "Whether somebody reads the slot.");
+    describe_gauge!("walgate_slot_wal_status", "The slot's wal_status; 1 for the one it has.");
+    describe_gauge!("walgate_table_pending_rows", "Rows sent and not acknowledged, by table.");
+    describe_gauge!("walgate_last_frame_age_seconds", Unit::Seconds, "Time since the server was heard on the stream.");
+    describe_gauge!(
+        "walgate_consumer_state",
+        "How far the consumer's figures can be trusted; 1 for the state it is in."
+    );
+}
+
+fn show_lag(lag: &SourceLag, now: Instant) {
+    let mut table_labels = 0;
+    for report in lag.reports(now) {
+        show_consumer(&report, &mut table_labels);
+    }
+    for (slot, age) in lag.last_frame_ages(now) {
+        let labels = [("source", lag.name().to_owned()), ("slot", slot.to_string())];
+        gauge!("walgate_last_frame_age_seconds", &labels).set(age.as_secs_f64());
+    }
+}
+
+fn show_consumer(report: &ConsumerReport, table_labels: &mut usize) {
+    let labels = [("source", report.source.clone()), ("slot", report.slot.to_string())];
+    let and = |name: &'static str, value: &str| {
+        let [source, slot] = labels.clone();
+        [source, slot, (name, value.to_owned())]
+    };
+    let show = |name: &'static str, figure: Option<f64>| {
+        if let Some(figure) = figure {
+            gauge!(name, &labels).set(figure);
+        }
+    };
+    let whole = |figure: Option<u64>| figure.map(|figure| figure as f64);
+    show("walgate_lag_seconds", report.lag.seconds);
+    show("walgate_lag_seconds_max", report.lag.seconds_max);
+    show("walgate_lag_transactions", whole(report.lag.transactions));
+    show("walgate_lag_rows", whole(report.lag.rows));
+    show("walgate_lag_bytes", whole(report.lag.bytes));
+    show("walgate_undecoded_wal_bytes", whole(report.lag.undecoded_wal_bytes));
+    show("walgate_open_transactions", whole(report.lag.open_transactions));
+    show("walgate_retained_wal_bytes", whole(report.retained_wal_bytes));
+    show("walgate_safe_wal_bytes", report.safe_wal_bytes.map(|bytes| bytes as f64));
+    show("walgate_slot_active", report.active.map(|active| f64::from(u8::from(active))));
+    if let Some(status) = &report.wal_status {
+        gauge!("walgate_slot_wal_status", &and("status", status)).set(1);
+    }
+    for state in State::ALL {
+        let is = f64::from(u8::from(state == report.state));
+        gauge!("walgate_consumer_state", &and("state", state.as_str())).set(is);
+    }
+    let mut other = 0;
+    for table in &report.tables {
+        if *table_labels < TABLE_LABELS {
+            *table_labels += 1;
+            gauge!("walgate_table_pending_rows", &and("table", &table.table.to_string())).set(table.rows as f64);
+        } else {
+            other += table.rows;
+        }
+    }
+    if other > 0 {
+        gauge!("walgate_table_pending_rows", &and("table", "other")).set(other as f64);
+    }
+}
+
+/// The counters of a source's sessions.
+#[derive(Clone)]
+pub struct ProxyMetrics {
+    /// Bytes relayed to the server.
+    pub upstream_bytes: Counter,
+    /// Bytes relayed to clients.
+    pub downstream_bytes: Counter,
+}
+
+impl ProxyMetrics {
+    /// Those of a source.
+    pub fn new(source: &str) -> ProxyMetrics {
+        let bytes = |direction: &'static str| counter!("walgate_proxy_bytes_total", "source" => source.to_owned(), "direction" => direction);
+        ProxyMetrics { upstream_bytes: bytes("upstream"), downstream_bytes: bytes("downstream") }
+    }
+}
+
+/// Message types by their tag in the stream.
+const TYPES: [(&[u8], &str); 13] = [
+    (b"I", "insert"),
+    (b"U", "update"),
+    (b"D", "delete"),
+    (b"B", "begin"),
+    (b"C", "commit"),
+    (b"R", "relation"),
+    (b"T", "truncate"),
+    (b"M", "message"),
+    (b"SEcA", "stream"),
+    (b"bPKrp", "prepared"),
+    (b"O", "origin"),
+    (b"Y", "type"),
+    (b"", "unknown"),
+];
+
+/// The counters of a replication stream. Messages are counted locally and added up once per piece of input.
+pub struct StreamMetrics {
+    source: String,
+    messages: [(u64, Counter); TYPES.len()],
+    keepalives: (u64, Counter),
+    status_updates: (u64, Counter),
+    ack_latency: Histogram,
+}
+
+impl StreamMetrics {
+    /// Those of a stream of a source.
+    pub fn new(source: &str) -> StreamMetrics {
+        let source = source.to_owned();
+        let of = |kind: &'static str| {
+            (0, counter!("walgate_proxy_messages_total", "source" => source.clone(), "type" => kind))
+        };
+        StreamMetrics {
+            messages: TYPES.map(|(_, kind)| of(kind)),
+            keepalives: of("keepalive"),
+            status_updates: of("status_update"),
+            ack_latency: histogram!("walgate_ack_latency_seconds", "source" => source.clone()),
+            source,
+        }
+    }
+
+    /// A pgoutput message with this tag.
+    #[inline]
+    pub fn message(&mut self, tag: Option<&u8>) {
+        let index = match tag {
+            Some(b'I') => 0,
+            Some(b'U') => 1,
+            Some(b'D') => 2,
+            Some(tag) => TYPES.iter().position(|(tags, _)| tags.contains(tag)).unwrap_or(TYPES.len() - 1),
+            None => TYPES.len() - 1,
+        };
+        if let Some((count, _)) = self.messages.get_mut(index) {
+            *count += 1;
+        }
+    }
+
+    /// A keepalive of the server.
+    pub fn keepalive(&mut self) {
+        self.keepalives.0 += 1;
+    }
+
+    /// A status update of the consumer.
+    pub fn status_update(&mut self) {
+        self.status_updates.0 += 1;
+    }
+
+    /// A commit that was acknowledged so long after it was sent.
+    pub fn acked(&mut self, latency: Duration) {
+        self.ack_latency.record(latency.as_secs_f64());
+    }
+
+    /// The stream cannot be followed.
+    pub fn untapped(&mut self, reason: Untapped) {
+        counter!("walgate_proxy_untapped_total", "source" => self.source.clone(), "reason" => reason.as_str())
+            .increment(1);
+    }
+
+    /// Adds up what was counted since the last time.
+    pub fn flush(&mut self) {
+        for (count, counter) in self.messages.iter_mut().chain([&mut self.keepalives, &mut self.status_updates]) {
+            if *count > 0 {
+                counter.increment(std::mem::take(count));
+            }
+        }
+    }
+}
