@@ -3,7 +3,9 @@
 use super::relation::{RelationMessage, TypeMessage};
 use super::transaction::chunk_xid;
 use super::tuple::Tuple;
-use super::{Begin, Commit, CommitPrepared, Origin, Prepare, RollbackPrepared, StreamAbort, StreamCommit, StreamStart};
+use super::{
+    Begin, Commit, CommitPrepared, Head, Origin, Prepare, RollbackPrepared, StreamAbort, StreamCommit, StreamStart,
+};
 use crate::ident::{Oid, Xid};
 use crate::lsn::Lsn;
 use crate::wire::{Cursor, DecodeError, Fault};
@@ -84,6 +86,35 @@ impl<'a> Message<'a> {
             b'p' => Message::StreamPrepare(Prepare::parse(cursor)?),
             tag => return Err(unknown_tag(tag)),
         })
+    }
+
+    /// What [`Head::parse`] reads from the same bytes.
+    pub fn head(&self) -> Head<'a> {
+        match *self {
+            Message::Begin(begin) => Head::Begin(begin),
+            Message::Commit(commit) => Head::Commit(commit),
+            Message::Origin(origin) => Head::Origin(origin),
+            Message::Relation(RelationMessage { xid, relation, schema, name, .. }) => {
+                Head::Relation { xid, relation, schema, name }
+            }
+            Message::Type(data_type) => Head::Type(data_type),
+            Message::Insert(Insert { xid, relation, .. }) => Head::Insert { xid, relation },
+            Message::Update(Update { xid, relation, .. }) => Head::Update { xid, relation },
+            Message::Delete(Delete { xid, relation, .. }) => Head::Delete { xid, relation },
+            Message::Truncate(Truncate { xid, .. }) => Head::Truncate { xid },
+            Message::Message(LogicalMessage { xid, transactional, lsn, prefix, .. }) => {
+                Head::Message { xid, transactional, lsn, prefix }
+            }
+            Message::StreamStart(start) => Head::StreamStart(start),
+            Message::StreamStop => Head::StreamStop,
+            Message::StreamCommit(commit) => Head::StreamCommit(commit),
+            Message::StreamAbort(abort) => Head::StreamAbort(abort),
+            Message::BeginPrepare(prepare) => Head::BeginPrepare(prepare),
+            Message::Prepare(prepare) => Head::Prepare(prepare),
+            Message::CommitPrepared(commit) => Head::CommitPrepared(commit),
+            Message::RollbackPrepared(rollback) => Head::RollbackPrepared(rollback),
+            Message::StreamPrepare(prepare) => Head::StreamPrepare(prepare),
+        }
     }
 }
 

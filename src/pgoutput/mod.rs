@@ -11,6 +11,8 @@
 //!   cannot tell alone: whether it lies in a streamed chunk, which table an OID means, and whether it may
 //!   come at this point at all.
 //!
+//! [`Described`] shows a message to people and programs, as [`json`] or [`text`].
+//!
 //! The formats are those of the manual's chapter "Logical Replication Message Formats" and of
 //! PostgreSQL's `proto.c`. Text arrives in the client encoding of the replication session (names as well as
 //! values), which only the session knows; so here both are bytes.
@@ -19,13 +21,17 @@
 //! binary form).
 
 mod decoder;
+mod described;
 mod head;
+pub mod json;
 mod message;
 mod relation;
+pub mod text;
 mod transaction;
 mod tuple;
 
 pub use decoder::Decoder;
+pub use described::Described;
 pub use head::Head;
 pub use message::{Delete, Insert, LogicalMessage, Message, OldTuple, Truncate, Update};
 pub use relation::{

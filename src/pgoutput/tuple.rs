@@ -52,6 +52,12 @@ impl<'a> Tuple<'a> {
         Columns { left: self.count, cursor: self.body.clone() }
     }
 
+    /// An error about the row as a whole.
+    #[cold]
+    pub(super) fn error(&self, fault: Fault) -> DecodeError {
+        self.body.error(fault, "tuple")
+    }
+
     /// A copy that outlives the message.
     pub fn to_owned(&self) -> Result<OwnedTuple, DecodeError> {
         // Every column takes a byte at least, so the claimed count cannot make this larger than the message.
