@@ -107,3 +107,57 @@ impl Place {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BEGIN: &[u8] = b"B\0\0\0\0\x01\xf4b\x10\0\x03\x03\xc2\x8b\xbc\xe2\xdc\0\0\x04\x0a";
+    const COMMIT: &[u8] = b"C\0\0\0\0\0\x01\xf4b\x10\0\0\0\0\x01\xf4b@\0\x03\x03\xc2\x8b\xbc\xe2\xdc";
+    const START: &[u8] = b"S\0\0\x04]\x01";
+    const STOP: &[u8] = b"E";
+    const DELETE: &[u8] = b"D\0\0B^K\0\x03t\0\0\0\x011nn";
+    const BEAT: &[u8] = b"M\0\0\0\0\0\x01\xf4w\x80app/beat\0\0\0\0\0";
+    const ABORT: &[u8] = b"A\0\0\x04o\0\0\x04p";
+
+    fn behind(messages: &[&[u8]]) -> Decoder {
+        let mut decoder = Decoder::new();
+        for message in messages {
+            decoder.decode(message).unwrap();
+        }
+        decoder
+    }
+
+    #[test]
+    fn a_message_that_cannot_come_here_is_refused_and_changes_nothing() {
+        let outside = (behind(&[]), vec![COMMIT, STOP, DELETE]);
+        let transaction = (behind(&[BEGIN]), vec![BEGIN, START, STOP, ABORT]);
+        let chunk = (behind(&[START]), vec![BEGIN, COMMIT, START, ABORT]);
+        for (mut decoder, refused) in [outside, transaction, chunk] {
+            let place = decoder.place;
+            for message in refused {
+                assert_eq!(decoder.decode(message).unwrap_err().fault, Fault::OutOfPlace, "{place:?}: {message:?}");
+                assert_eq!(decoder.place, place);
+            }
+        }
+    }
+
+    #[test]
+    fn chunks_and_transactions_take_turns() {
+        let mut decoder = behind(&[START]);
+        assert!(decoder.in_stream());
+        for message in [STOP, BEAT, BEGIN, DELETE, COMMIT, START, STOP, ABORT] {
+            decoder.decode(message).unwrap();
+        }
+        assert!(!decoder.in_stream());
+    }
+
+    #[test]
+    fn a_malformed_table_leaves_the_decoder_as_it_was() {
+        let mut decoder = behind(&[BEGIN]);
+        assert!(decoder.decode(b"R\0\0B^public\0kv\0d\0\x03\x01id\0").is_err());
+        assert_eq!(decoder.relations().relations().count(), 0);
+        decoder.decode(b"R\0\0B^public\0kv\0d\0\x01\x01id\0\0\0\0\x17\xff\xff\xff\xff").unwrap();
+        assert_eq!(decoder.relations().relations().count(), 1);
+    }
+}

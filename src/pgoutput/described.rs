@@ -281,3 +281,69 @@ fn escaped(name: &[u8]) -> Cow<'_, str> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Decoder;
+    use super::*;
+
+    /// Both forms of the last of `messages`.
+    fn shown(messages: &[&[u8]]) -> Result<(String, String), DecodeError> {
+        let mut decoder = Decoder::new();
+        let (last, before) = messages.split_last().unwrap();
+        for message in before {
+            decoder.decode(message).unwrap();
+        }
+        let message = decoder.decode(last).unwrap();
+        let described = Described::new(&message, decoder.relations())?;
+        Ok((serde_json::to_string(&described).unwrap(), described.to_string()))
+    }
+
+    const BEGIN: &[u8] = b"B\0\0\0\0\x01\xf4b\x10\0\x03\x03\xc2\x8b\xbc\xe2\xdc\0\0\x04\x0a";
+    const TABLE: &[u8] =
+        b"R\0\0B^public\0Odd name\0d\0\x02\x01id\0\0\0\0\x17\xff\xff\xff\xff\0a\nb\0\0\0\0\x19\xff\xff\xff\xff";
+
+    #[test]
+    fn a_row_shows_names_and_values() {
+        let update = b"U\0\0B^K\0\x02t\0\0\0\x011nN\0\x02t\0\0\0\x012u";
+        let (json, text) = shown(&[BEGIN, TABLE, update]).unwrap();
+        let expected = r#"{"kind":"update","relation":"public.\"Odd name\"","key":{"id":"1"},"new":{"id":"2","a\nb":{"unchanged":true}}}"#;
+        assert_eq!(json, expected);
+        assert_eq!(text, r#"update public."Odd name" key: id="1" new: id="2" "\"a\nb\""=unchanged"#);
+    }
+
+    #[test]
+    fn a_description_shows_columns() {
+        let (_, text) = shown(&[BEGIN, TABLE]).unwrap();
+        let expected = r#"relation public."Odd name" oid=16990 identity="default" columns: id=23 "\"a\nb\""=25"#;
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_are_kept() {
+        let insert = b"I\0\0B^N\0\x02b\0\0\0\x02\x01\xfft\0\0\0\x02\xe9!";
+        let (json, text) = shown(&[BEGIN, TABLE, insert]).unwrap();
+        assert!(json.ends_with(r#""new":{"id":{"binary":"01ff"},"a\nb":{"bytes":"e921"}}}"#), "{json}");
+        assert!(text.ends_with(r#"new: id=\x01ff "\"a\nb\""=\xe921"#), "{text}");
+        let origin = b"O\0\0\0\0\0\xab\xcd\xefcaf\xe9\0";
+        let (json, text) = shown(&[BEGIN, origin]).unwrap();
+        assert_eq!(json, r#"{"kind":"origin","name":"caf\\xe9","commit_lsn":"0/ABCDEF"}"#);
+        assert_eq!(text, r#"origin name="caf\\xe9" commit_lsn=0/ABCDEF"#);
+    }
+
+    #[test]
+    fn no_value_can_forge_a_line() {
+        let beat = b"M\0\0\0\0\0\x01\xf4w\x80p\nq\0\0\0\0\x03\"\n\x1b";
+        let (_, text) = shown(&[beat]).unwrap();
+        assert_eq!(text, r#"message transactional=false message_lsn=0/1F47780 prefix="p\nq" content="\"\n\u001b""#);
+    }
+
+    #[test]
+    fn a_row_that_does_not_fit_its_table_is_refused() {
+        let fault = |row| shown(&[BEGIN, TABLE, row]).unwrap_err().fault;
+        assert_eq!(fault(b"I\0\0B^N\0\x01n"), Fault::Length(1));
+        assert_eq!(fault(b"I\0\0B^N\0\x02nt\0\0\0\x05x"), Fault::Truncated);
+        assert_eq!(fault(b"I\0\0\0\x01N\0\x02nn"), Fault::OutOfPlace);
+        assert_eq!(fault(b"T\0\0\0\x01\0\0\0\0\x01"), Fault::OutOfPlace);
+    }
+}

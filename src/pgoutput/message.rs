@@ -282,3 +282,108 @@ pub(super) fn row_of(cursor: &mut Cursor<'_>, in_stream: bool) -> Result<(Option
 pub(super) fn unknown_tag(tag: u8) -> DecodeError {
     DecodeError { fault: Fault::Unknown(tag), field: "message type", offset: 0 }
 }
+
+/// Bytes from a PostgreSQL 18 server; `proto-fixtures` has the same of every version.
+#[cfg(test)]
+mod tests {
+    use super::super::Column::{self, Null, Text};
+    use super::*;
+
+    fn columns<'a>(tuple: &Tuple<'a>) -> Vec<Column<'a>> {
+        tuple.columns().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn an_insert_has_one_row() {
+        let bytes = b"I\0\0B^N\0\x03t\0\0\0\x011t\0\0\0\x03onen";
+        let Ok(Message::Insert(insert)) = Message::parse(bytes, false) else { panic!() };
+        assert_eq!((insert.xid, insert.relation), (None, Oid(16990)));
+        assert_eq!(columns(&insert.new), [Text(b"1"), Text(b"one"), Null]);
+    }
+
+    #[test]
+    fn inside_a_chunk_the_xid_comes_first() {
+        let bytes = b"I\0\0\x04]\0\0C\x0eN\0\x03t\0\0\0\x013t\0\0\0\x08streamedn";
+        let Ok(Message::Insert(insert)) = Message::parse(bytes, true) else { panic!() };
+        assert_eq!((insert.xid, insert.relation), (Some(Xid(1117)), Oid(17166)));
+        let bytes = b"T\0\0\x04q\0\0\0\x01\0\0\0CF";
+        let Ok(Message::Truncate(truncate)) = Message::parse(bytes, true) else { panic!() };
+        assert_eq!((truncate.xid, truncate.relations().next()), (Some(Xid(1137)), Some(Oid(17222))));
+        let bytes = b"M\0\0\x04o\x01\0\0\0\0\x02\x0c\x9b\xb8app/note\0\0\0\0\x0ain a chunk";
+        let Ok(Message::Message(message)) = Message::parse(bytes, true) else { panic!() };
+        assert_eq!((message.xid, message.content), (Some(Xid(1135)), &b"in a chunk"[..]));
+    }
+
+    #[test]
+    fn an_update_has_an_old_key_only_where_the_key_changed() {
+        let bytes = b"U\0\0B^N\0\x03t\0\0\0\x011t\0\0\0\x03unon";
+        let Ok(Message::Update(update)) = Message::parse(bytes, false) else { panic!() };
+        assert!(update.old.is_none());
+        assert_eq!(columns(&update.new), [Text(b"1"), Text(b"uno"), Null]);
+
+        let bytes = b"U\0\0B^K\0\x03t\0\0\0\x013nnN\0\x03t\0\0\0\x014t\0\0\0\0t\0\0\0\0";
+        let Ok(Message::Update(update)) = Message::parse(bytes, false) else { panic!() };
+        let Some(OldTuple::Key(key)) = update.old else { panic!() };
+        assert_eq!(columns(&key), [Text(b"3"), Null, Null]);
+        assert_eq!(columns(&update.new), [Text(b"4"), Text(b""), Text(b"")]);
+    }
+
+    #[test]
+    fn with_full_identity_the_whole_old_row_is_there() {
+        let bytes = b"U\0\0BfO\0\x03t\0\0\0\x011t\0\0\0\x01at\0\0\0\x06\\x00ff\
+            N\0\x03t\0\0\0\x011t\0\0\0\x01bt\0\0\0\x06\\x00ff";
+        let Ok(Message::Update(update)) = Message::parse(bytes, false) else { panic!() };
+        let Some(OldTuple::Row(row)) = &update.old else { panic!() };
+        assert_eq!(columns(row), [Text(b"1"), Text(b"a"), Text(b"\\x00ff")]);
+        assert_eq!(columns(&update.new), [Text(b"1"), Text(b"b"), Text(b"\\x00ff")]);
+
+        let Ok(Message::Delete(delete)) = Message::parse(b"D\0\0BfO\0\x03t\0\0\0\x012nn", false) else { panic!() };
+        assert!(matches!(&delete.old, OldTuple::Row(row) if columns(row) == [Text(b"2"), Null, Null]));
+        let Ok(Message::Delete(delete)) = Message::parse(b"D\0\0B^K\0\x03t\0\0\0\x011nn", false) else { panic!() };
+        assert!(matches!(&delete.old, OldTuple::Key(key) if columns(key) == [Text(b"1"), Null, Null]));
+    }
+
+    #[test]
+    fn a_truncate_lists_its_tables() {
+        let Ok(Message::Truncate(truncate)) = Message::parse(b"T\0\0\0\x02\x01\0\0B^\0\0Bs", false) else { panic!() };
+        assert_eq!((truncate.cascade, truncate.restart_identity), (true, false));
+        assert_eq!(truncate.relations().collect::<Vec<_>>(), [Oid(16990), Oid(17011)]);
+    }
+
+    #[test]
+    fn a_claimed_number_of_tables_or_bytes_is_not_believed() {
+        let fault = |bytes| Message::parse(bytes, false).unwrap_err().fault;
+        assert_eq!(fault(b"T\x7f\xff\xff\xff\x01\0\0B^"), Fault::Truncated);
+        assert_eq!(fault(b"T\xff\xff\xff\xff\x01\0\0B^"), Fault::Length(-1));
+        assert_eq!(fault(b"T\0\0\0\x01\x01\0\0B^\0"), Fault::TrailingBytes);
+        assert_eq!(fault(b"M\0\0\0\0\0\0\0\0\x01p\0\x7f\xff\xff\xffx"), Fault::Truncated);
+    }
+
+    #[test]
+    fn a_message_outside_of_transactions_is_marked_so() {
+        let bytes = b"M\x01\0\0\0\0\x01\xf4u\xb8app/note\0\0\0\0\x06inside";
+        let Ok(Message::Message(message)) = Message::parse(bytes, false) else { panic!() };
+        let expected = LogicalMessage {
+            xid: None,
+            transactional: true,
+            lsn: Lsn(0x1f4_75b8),
+            prefix: b"app/note",
+            content: b"inside",
+        };
+        assert_eq!(message, expected);
+        let bytes = b"M\0\0\0\0\0\x01\xf4w\x80app/beat\0\0\0\0\0";
+        let Ok(Message::Message(message)) = Message::parse(bytes, false) else { panic!() };
+        assert!(!message.transactional && message.content.is_empty());
+    }
+
+    #[test]
+    fn the_kind_of_row_must_fit_the_message() {
+        let error = |bytes| Message::parse(bytes, false).unwrap_err();
+        let kind = |byte| DecodeError { fault: Fault::Unknown(byte), field: "tuple kind", offset: 5 };
+        assert_eq!(error(b"I\0\0B^K\0\x01n"), kind(b'K'));
+        assert_eq!(error(b"U\0\0B^X\0\x01n"), kind(b'X'));
+        assert_eq!(error(b"D\0\0B^N\0\x01n"), kind(b'N'));
+        let second = DecodeError { fault: Fault::Unknown(b'O'), field: "tuple kind", offset: 9 };
+        assert_eq!(error(b"U\0\0B^K\0\x01nO\0\x01n"), second);
+    }
+}

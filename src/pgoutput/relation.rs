@@ -283,3 +283,81 @@ fn is_described_by(known: &Relation, message: &RelationMessage<'_>) -> Result<bo
     }
     Ok(same && columns.next().is_none())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Message;
+    use super::*;
+    use crate::wire::Fault;
+
+    const KV: &[u8] = b"R\0\0B^public\0kv\0d\0\x03\x01id\0\0\0\0\x17\xff\xff\xff\xff\0note\0\0\0\0\x19\xff\xff\xff\xff\
+        \0big\0\0\0\0\x19\xff\xff\xff\xff";
+
+    fn relation(bytes: &[u8]) -> Result<RelationMessage<'_>, DecodeError> {
+        match Message::parse(bytes, false)? {
+            Message::Relation(relation) => Ok(relation),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_relation_describes_a_table() {
+        let table = relation(KV).unwrap();
+        assert_eq!((table.relation, table.schema, table.name), (Oid(16990), &b"public"[..], &b"kv"[..]));
+        assert_eq!(table.identity, ReplicaIdentity::Default);
+        let column = |key, name, type_oid| Ok(ColumnDef { key, name, type_oid: Oid(type_oid), type_modifier: -1 });
+        let expected = [column(true, &b"id"[..], 23), column(false, b"note", 25), column(false, b"big", 25)];
+        assert_eq!(table.columns.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn the_cache_tells_what_changed() {
+        let mut cache = RelationCache::default();
+        assert_eq!(cache.insert_relation(&relation(KV).unwrap()), Ok(true));
+        assert_eq!(cache.insert_relation(&relation(KV).unwrap()), Ok(false));
+        let columns = &cache.relation(Oid(16990)).unwrap().columns;
+        assert_eq!((columns.len(), &*columns[2].name), (3, &b"big"[..]));
+
+        for altered in [
+            &b"R\0\0B^public\0kv\0f\0\x03"[..], // REPLICA IDENTITY FULL
+            b"R\0\0B^public\0kv2\0d\0\x03",     // RENAME TO kv2
+            b"R\0\0B^app\0kv\0d\0\x03",         // SET SCHEMA app
+        ] {
+            let altered = [altered, &KV[18..]].concat();
+            assert_eq!(cache.insert_relation(&relation(&altered).unwrap()), Ok(true));
+            assert_eq!(cache.insert_relation(&relation(&altered).unwrap()), Ok(false));
+        }
+        let narrower = [&b"R\0\0B^public\0kv\0d\0\x02"[..], &KV[18..KV.len() - 13]].concat();
+        assert_eq!(cache.insert_relation(&relation(&narrower).unwrap()), Ok(true));
+        assert_eq!(cache.relation(Oid(16990)).unwrap().columns.len(), 2);
+        assert_eq!(cache.relations().count(), 1);
+    }
+
+    #[test]
+    fn a_malformed_description_changes_nothing() {
+        let mut cache = RelationCache::default();
+        let longer = [KV, b"x"].concat();
+        let error = |fault, field, offset| DecodeError { fault, field, offset };
+        let trailing = error(Fault::TrailingBytes, "Relation", KV.len());
+        assert_eq!(cache.insert_relation(&relation(&longer).unwrap()), Err(trailing));
+        assert_eq!(cache.relation(Oid(16990)), None);
+        let short = error(Fault::Truncated, "column type modifier", KV.len() - 4);
+        assert_eq!(cache.insert_relation(&relation(&KV[..KV.len() - 1]).unwrap()), Err(short));
+        cache.insert_relation(&relation(KV).unwrap()).unwrap();
+        assert_eq!(cache.insert_relation(&relation(&longer).unwrap()), Err(trailing));
+        let identity = error(Fault::Unknown(b'z'), "replica identity", 15);
+        assert_eq!(relation(b"R\0\0B^public\0kv\0z\0\0").unwrap_err(), identity);
+        let negative = error(Fault::Length(-2), "column count", 16);
+        assert_eq!(relation(b"R\0\0B^public\0kv\0d\xff\xfe").unwrap_err(), negative);
+    }
+
+    #[test]
+    fn an_empty_schema_is_pg_catalog() {
+        let mut cache = RelationCache::default();
+        let Ok(Message::Type(domain)) = Message::parse(b"Y\0\0B\\\0int4\0", false) else { panic!() };
+        assert_eq!((domain.schema, domain.name), (&b"pg_catalog"[..], &b"int4"[..]));
+        assert!(cache.insert_type(&domain));
+        assert!(!cache.insert_type(&domain));
+        assert_eq!(&*cache.data_type(domain.type_oid).unwrap().name, b"int4");
+    }
+}

@@ -248,3 +248,134 @@ fn xid(cursor: &mut Cursor<'_>) -> Result<Xid, DecodeError> {
 fn no_flags(cursor: &mut Cursor<'_>) -> Result<(), DecodeError> {
     cursor.code("flags", |byte| (byte == 0).then_some(()))
 }
+
+/// Bytes from a PostgreSQL 18 server; `proto-fixtures` has the same of every version.
+#[cfg(test)]
+mod tests {
+    use super::super::Message;
+    use super::*;
+    use crate::wire::Fault;
+
+    fn parse(bytes: &[u8]) -> Message<'_> {
+        Message::parse(bytes, false).unwrap()
+    }
+
+    #[test]
+    fn begin_and_commit_name_the_commit_record() {
+        let Message::Begin(begin) = parse(b"B\0\0\0\0\x01\xf4b\x10\0\x03\x03\xc2\x8b\xbc\xe2\xdc\0\0\x04\x0a") else {
+            panic!()
+        };
+        let commit_ts = PgTimestamp(0x3_03c2_8bbc_e2dc);
+        assert_eq!(begin, Begin { final_lsn: Lsn(0x1f4_6210), commit_ts, xid: Xid(1034) });
+        assert_eq!(commit_ts.to_string(), "2026-11-21T06:50:33.082588Z");
+        let Message::Commit(commit) =
+            parse(b"C\0\0\0\0\0\x01\xf4b\x10\0\0\0\0\x01\xf4b@\0\x03\x03\xc2\x8b\xbc\xe2\xdc")
+        else {
+            panic!()
+        };
+        assert_eq!(commit, Commit { commit_lsn: Lsn(0x1f4_6210), end_lsn: Lsn(0x1f4_6240), commit_ts });
+    }
+
+    #[test]
+    fn an_origin_has_a_name_and_the_position_there() {
+        let Message::Origin(origin) = parse(b"O\0\0\0\0\0\xab\xcd\xefrec_elsewhere\0") else { panic!() };
+        assert_eq!(origin, Origin { commit_lsn: Lsn(0xab_cdef), name: b"rec_elsewhere" });
+    }
+
+    #[test]
+    fn a_prepared_transaction_is_the_same_in_begin_prepare_and_prepare() {
+        let Message::BeginPrepare(begin) =
+            parse(b"b\0\0\0\0\x02\x04\xb8\xb0\0\0\0\0\x02\x04\xb9\xa8\0\x03\x03\xc2\x8b\xd8\x85\xd7\0\0\x04[gid one\0")
+        else {
+            panic!()
+        };
+        let expected = Prepare {
+            prepare_lsn: Lsn(0x204_b8b0),
+            end_lsn: Lsn(0x204_b9a8),
+            prepare_ts: PgTimestamp(0x3_03c2_8bd8_85d7),
+            xid: Xid(1115),
+            gid: b"gid one",
+        };
+        assert_eq!(begin, expected);
+        let Message::Prepare(prepare) = parse(
+            b"P\0\0\0\0\0\x02\x04\xb8\xb0\0\0\0\0\x02\x04\xb9\xa8\0\x03\x03\xc2\x8b\xd8\x85\xd7\0\0\x04[gid one\0",
+        ) else {
+            panic!()
+        };
+        assert_eq!(prepare, expected);
+        let Message::StreamPrepare(prepare) = parse(
+            b"p\0\0\0\0\0\x02\x06\xa3\x08\0\0\0\0\x02\x06\xa4h\0\x03\x03\xc2\x8b\xd8\x8e\x8d\0\0\x04]gid three\0",
+        ) else {
+            panic!()
+        };
+        assert_eq!((prepare.prepare_lsn, prepare.xid, prepare.gid), (Lsn(0x206_a308), Xid(1117), &b"gid three"[..]));
+    }
+
+    #[test]
+    fn a_prepared_transaction_is_committed_or_rolled_back() {
+        let Message::CommitPrepared(commit) = parse(
+            b"K\0\0\0\0\0\x02\x04\xb9\xa8\0\0\0\0\x02\x04\xb9\xe8\0\x03\x03\xc2\x8b\xd8\x86\xe4\0\0\x04[gid one\0",
+        ) else {
+            panic!()
+        };
+        let expected = CommitPrepared {
+            commit_lsn: Lsn(0x204_b9a8),
+            end_lsn: Lsn(0x204_b9e8),
+            commit_ts: PgTimestamp(0x3_03c2_8bd8_86e4),
+            xid: Xid(1115),
+            gid: b"gid one",
+        };
+        assert_eq!(commit, expected);
+        let Message::RollbackPrepared(rollback) = parse(
+            b"r\0\0\0\0\0\x02\x04\xbbh\0\0\0\0\x02\x04\xbb\xa8\0\x03\x03\xc2\x8b\xd8\x88.\0\x03\x03\xc2\x8b\xd8\x88\x96\0\0\x04\\gid two\0",
+        ) else {
+            panic!()
+        };
+        let expected = RollbackPrepared {
+            prepare_end_lsn: Lsn(0x204_bb68),
+            rollback_end_lsn: Lsn(0x204_bba8),
+            prepare_ts: PgTimestamp(0x3_03c2_8bd8_882e),
+            rollback_ts: PgTimestamp(0x3_03c2_8bd8_8896),
+            xid: Xid(1116),
+            gid: b"gid two",
+        };
+        assert_eq!(rollback, expected);
+    }
+
+    #[test]
+    fn a_streamed_transaction_starts_and_commits() {
+        let Message::StreamStart(start) = parse(b"S\0\0\x04]\x01") else { panic!() };
+        assert_eq!(start, StreamStart { xid: Xid(1117), first: true });
+        let Message::StreamCommit(commit) =
+            parse(b"c\0\0\x04o\0\0\0\0\0\x02\x106\x10\0\0\0\0\x02\x107(\0\x03\x03\xc2\x8b\xdfZ>")
+        else {
+            panic!()
+        };
+        let expected = StreamCommit {
+            xid: Xid(1135),
+            commit_lsn: Lsn(0x210_3610),
+            end_lsn: Lsn(0x210_3728),
+            commit_ts: PgTimestamp(0x3_03c2_8bdf_5a3e),
+        };
+        assert_eq!(commit, expected);
+    }
+
+    #[test]
+    fn a_stream_abort_has_a_position_only_when_streaming_is_parallel() {
+        let parallel = b"A\0\0\x04o\0\0\x04p\0\0\0\0\x02\x0ebh\0\x03\x03\xc2\x8b\xdfH\xda";
+        let Message::StreamAbort(abort) = parse(parallel) else { panic!() };
+        let at = (Lsn(0x20e_6268), PgTimestamp(0x3_03c2_8bdf_48da));
+        assert_eq!(abort, StreamAbort { xid: Xid(1135), subxid: Xid(1136), abort: Some(at) });
+        let Message::StreamAbort(abort) = parse(&parallel[..9]) else { panic!() };
+        assert_eq!(abort, StreamAbort { xid: Xid(1135), subxid: Xid(1136), abort: None });
+    }
+
+    #[test]
+    fn flags_and_markers_without_a_meaning_are_refused() {
+        let error = |fault, field, offset| DecodeError { fault, field, offset };
+        let commit = b"C\x02\0\0\0\x01\xf4b\x10\0\0\0\0\x01\xf4b@\0\x03\x03\xc2\x8b\xbc\xe2\xdc";
+        assert_eq!(Message::parse(commit, false).unwrap_err(), error(Fault::Unknown(2), "flags", 1));
+        let start = Message::parse(b"S\0\0\x04]\x02", false);
+        assert_eq!(start.unwrap_err(), error(Fault::Unknown(2), "first segment", 5));
+    }
+}

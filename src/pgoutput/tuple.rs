@@ -171,3 +171,61 @@ fn behind(cursor: &Cursor<'_>, start: usize, value: &[u8]) -> Range<usize> {
     let end = cursor.offset() - start;
     end - value.len()..end
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple(bytes: &[u8]) -> Tuple<'_> {
+        Tuple::parse(Cursor::new(bytes)).unwrap()
+    }
+
+    fn walk(bytes: &[u8]) -> Vec<Result<Column<'_>, DecodeError>> {
+        tuple(bytes).columns().collect()
+    }
+
+    fn error(fault: Fault, field: &'static str, offset: usize) -> DecodeError {
+        DecodeError { fault, field, offset }
+    }
+
+    const ROW: &[u8] = b"\0\x04t\0\0\0\x02hinub\0\0\0\x01\xff";
+
+    #[test]
+    fn every_kind_of_column_is_told_apart() {
+        let expected = [Column::Text(b"hi"), Column::Null, Column::Unchanged, Column::Binary(b"\xff")];
+        assert_eq!(walk(ROW), expected.map(Ok));
+        let owned = tuple(ROW).to_owned().unwrap();
+        assert_eq!(owned.columns().collect::<Vec<_>>(), expected);
+        assert_eq!((owned.column(3), owned.column(4)), (Some(Column::Binary(b"\xff")), None));
+    }
+
+    #[test]
+    fn a_walk_ends_at_the_first_error() {
+        let unknown = error(Fault::Unknown(b'x'), "column kind", 3);
+        assert_eq!(walk(b"\0\x03nxn"), [Ok(Column::Null), Err(unknown)]);
+        let negative = error(Fault::Length(-1), "column length", 3);
+        assert_eq!(walk(b"\0\x02t\xff\xff\xff\xffn"), [Err(negative)]);
+        let short = error(Fault::Truncated, "column value", 7);
+        assert_eq!(walk(b"\0\x01t\x7f\xff\xff\xffx"), [Err(short)]);
+        let trailing = error(Fault::TrailingBytes, "tuple", 3);
+        assert_eq!(walk(b"\0\x01nn"), [Ok(Column::Null), Err(trailing)]);
+        assert_eq!(tuple(b"\0\x01nn").to_owned(), Err(trailing));
+    }
+
+    #[test]
+    fn a_claimed_number_of_columns_is_not_believed() {
+        assert_eq!(Tuple::parse(Cursor::new(b"\xff\xff")).unwrap_err(), error(Fault::Length(-1), "column count", 0));
+        let end = error(Fault::Truncated, "column kind", 3);
+        assert_eq!(walk(b"\x7f\xffn"), [Ok(Column::Null), Err(end)]);
+        assert_eq!(tuple(b"\x7f\xffn").to_owned(), Err(end));
+        assert_eq!(tuple(b"\x7f\xffn").columns().size_hint().0, 0);
+    }
+
+    #[test]
+    fn a_leading_row_ends_where_its_columns_end() {
+        let mut cursor = Cursor::new(b"\0\x02t\0\0\0\x01anN");
+        let old = Tuple::parse_leading(&mut cursor).unwrap();
+        assert_eq!(old.columns().count(), 2);
+        assert_eq!(cursor.rest(), b"N");
+    }
+}
