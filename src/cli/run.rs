@@ -194,7 +194,7 @@ async fn serve(args: Args, config: Config) -> Result<(), Box<dyn std::error::Err
     view.drain();
     tokio::select! {
         () = proxy.drain(args.drain_timeout) => tracing::info!("drained"),
-        signal = signals.next() => tracing::warn!(signal, "ending at once"),
+        signal = signals.end() => tracing::warn!(signal, "ending at once"),
     }
     stop.cancel();
     if let Some(poller) = poller {
@@ -234,6 +234,16 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits for SIGTERM or SIGINT. Cancel-safe.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                "SIGHUP" => {}
+                signal => return signal,
+            }
+        }
     }
 
     /// Waits for the next one. Cancel-safe.

@@ -66,7 +66,7 @@ pub(super) async fn pass_authentication_request(
     }
     forward(server, &response).await.map_err(RelayError::Upstream)?;
     if let Some(tap) = tap {
-        tap.from_client(&response, Instant::now());
+        tap.read_upstream(&response, Instant::now());
     }
     Ok(true)
 }
@@ -90,7 +90,7 @@ async fn read_message(from: &mut Stream) -> io::Result<BytesMut> {
 async fn to_client(client: &mut Stream, message: &[u8], tap: Option<&mut Tap>) -> Result<(), RelayError> {
     forward(client, message).await.map_err(RelayError::Downstream)?;
     if let Some(tap) = tap {
-        tap.from_server(message, Instant::now());
+        tap.read_downstream(message, Instant::now());
     }
     Ok(())
 }

@@ -59,11 +59,11 @@ pub(super) async fn relay(
         }
         let to_client = match &mut tap {
             Some(tap) if draining => down.poll_to_cut(cx, server, client, tap),
-            Some(tap) => down.poll(cx, server, client, |bytes| tap.from_server(bytes, Instant::now())),
+            Some(tap) => down.poll(cx, server, client, |bytes| tap.read_downstream(bytes, Instant::now())),
             None => down.poll(cx, server, client, |_| {}),
         };
         let to_server = match &mut tap {
-            Some(tap) => up.poll(cx, client, server, |bytes| tap.from_client(bytes, Instant::now())),
+            Some(tap) => up.poll(cx, client, server, |bytes| tap.read_upstream(bytes, Instant::now())),
             None => up.poll(cx, client, server, |_| {}),
         };
         let (down_done, up_done) = (side(to_client, true)?, side(to_server, false)?);

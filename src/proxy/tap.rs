@@ -19,18 +19,18 @@ use crate::wire::{Cursor, DecodeError, Fault, Frame, FrameReader};
 
 /// Bytes kept of a server's message: the longest head of a pgoutput message is a Relation with two names of
 /// 63 bytes, or a Prepare with a gid of 200.
-const KEEP_FROM_SERVER: usize = XLOG_DATA_HEADER + 487;
+const KEEP_DOWNSTREAM: usize = XLOG_DATA_HEADER + 487;
 
 /// Bytes kept of a client's message: a command with a long list of publications.
-const KEEP_FROM_CLIENT: usize = 64 * 1024;
+const KEEP_UPSTREAM: usize = 64 * 1024;
 
 /// Commands a client may send ahead of the answers. No known one sends more than one.
 const MAX_AHEAD: usize = 64;
 
 /// The tap of one replication session.
 pub(super) struct Tap {
-    from_server: FrameReader,
-    from_client: FrameReader,
+    downstream: FrameReader,
+    upstream: FrameReader,
     session: Session,
 }
 
@@ -72,8 +72,8 @@ enum Read {
 impl Tap {
     pub(super) fn new(source: Arc<Source>) -> Tap {
         Tap {
-            from_server: FrameReader::new(KEEP_FROM_SERVER),
-            from_client: FrameReader::new(KEEP_FROM_CLIENT),
+            downstream: FrameReader::new(KEEP_DOWNSTREAM),
+            upstream: FrameReader::new(KEEP_UPSTREAM),
             session: Session {
                 metrics: StreamMetrics::new(source.name()),
                 source,
@@ -85,8 +85,8 @@ impl Tap {
     }
 
     /// Reads what was forwarded to the client.
-    pub(super) fn from_server(&mut self, mut bytes: &[u8], now: Instant) {
-        self.read_server(&mut bytes, now, false);
+    pub(super) fn read_downstream(&mut self, mut bytes: &[u8], now: Instant) {
+        self.read_frames(&mut bytes, now, false);
         self.session.metrics.flush();
     }
 
@@ -96,15 +96,15 @@ impl Tap {
     /// nothing is streamed.
     pub(super) fn read_to_cut(&mut self, bytes: &[u8], now: Instant) -> Option<usize> {
         let mut rest = bytes;
-        let cut = self.read_server(&mut rest, now, true);
+        let cut = self.read_frames(&mut rest, now, true);
         self.session.metrics.flush();
         cut.then_some(bytes.len() - rest.len())
     }
 
     /// Reads what was forwarded to the server.
-    pub(super) fn from_client(&mut self, mut bytes: &[u8], now: Instant) {
+    pub(super) fn read_upstream(&mut self, mut bytes: &[u8], now: Instant) {
         while !self.session.blind {
-            match self.from_client.next(&mut bytes) {
+            match self.upstream.next(&mut bytes) {
                 Ok(Some(frame)) => self.session.client_message(frame, now),
                 Ok(None) => break,
                 Err(error) => self.session.lose_borders(error),
@@ -114,8 +114,8 @@ impl Tap {
     }
 
     /// Reads to the end, or with `to_cut` to where the stream may be cut; returns whether it did the latter.
-    fn read_server(&mut self, bytes: &mut &[u8], now: Instant, to_cut: bool) -> bool {
-        let (reader, session) = (&mut self.from_server, &mut self.session);
+    fn read_frames(&mut self, bytes: &mut &[u8], now: Instant, to_cut: bool) -> bool {
+        let (reader, session) = (&mut self.downstream, &mut self.session);
         loop {
             let between = session.blind || reader.at_boundary();
             if to_cut && between && matches!(session.streaming, Streaming::Unfollowed(_)) {
