@@ -106,7 +106,7 @@ pub enum Snapshot {
 /// A slot as it was created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedSlot {
-    /// Where decoding begins; `0/0` for a physical slot that reserves nothing.
+    /// Where decoding begins; `0/0` for a physical slot.
     pub consistent_point: Lsn,
     /// The name of the exported snapshot.
     pub snapshot: Option<String>,
@@ -175,7 +175,8 @@ impl ReplicationSession {
         Ok(TimelineHistory { file_name: column(&row, 0, DURING)?, content: column(&row, 1, DURING)? })
     }
 
-    /// `CREATE_REPLICATION_SLOT`. With a logical slot this waits for all transactions now running to end.
+    /// `CREATE_REPLICATION_SLOT`. With a logical slot this waits for all transactions now running to end. A temporary slot
+    /// goes with the session, and also with the next command that fails in it (`WalSndErrorCleanup`).
     ///
     /// # Errors
     ///

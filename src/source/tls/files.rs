@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rustls::RootCertStore;
-use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::source::dsn::{ClientCertificate, File, RootCertificates};
@@ -73,7 +73,7 @@ pub(super) fn client_certificate(named: Option<&ClientCertificate>) -> Result<Op
     let bytes = fs::read(key).map_err(|error| unusable(key, error.to_string()))?;
     let private = match PrivateKeyDer::from_pem_slice(&bytes) {
         Ok(private) => private,
-        Err(pem::Error::NoItemsFound) if bytes.windows(9).any(|window| window == b"ENCRYPTED") => {
+        Err(_) if bytes.windows(9).any(|window| window == b"ENCRYPTED") => {
             return Err(unusable(
                 key,
                 "the key is encrypted, which walgate cannot read; store it in clear, readable by its owner only",
