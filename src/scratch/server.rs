@@ -127,7 +127,7 @@ impl Builder {
 
 impl Server {
     /// A server of this installation, with settings fit for logical replication in a test: `wal_level = logical`,
-    /// twenty slots and senders, prepared transactions, quick reconnection of subscriptions, no `fsync`.
+    /// twenty slots, senders and origins, prepared transactions, quick reconnection of subscriptions, no `fsync`.
     pub fn builder(installation: Installation) -> Builder {
         let superuser = "postgres".to_owned();
         Builder { installation, superuser, settings: Vec::new(), access: Vec::new(), tls: None }
@@ -310,6 +310,9 @@ impl Server {
             ("timezone", "UTC"),
         ];
         fixed.iter().for_each(|(name, value)| text += &setting_line(name, value));
+        if self.installation.major() >= 18 {
+            text += &setting_line("max_active_replication_origins", "20");
+        }
         if let Some(tls) = &builder.tls {
             self.write("data/server.crt", &tls.certificate)?;
             self.write("data/server.key", &tls.key)?;

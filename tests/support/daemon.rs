@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use walgate::scratch::{Signal, free_port, signal};
 
-use super::{eventually, listening};
+use super::{eventually, last_lines, listening};
 
 /// A running `walgate run` with one source named `main`.
 pub(crate) struct Walgate {
@@ -123,7 +123,7 @@ impl Drop for Walgate {
         let _ = self.child.kill();
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- walgate's log:\n{}", self.log());
+            eprintln!("--- walgate's log ends with:\n{}", last_lines(&self.log()));
         }
     }
 }

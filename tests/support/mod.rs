@@ -55,6 +55,12 @@ pub(crate) fn listening(port: u16) {
     eventually("a listener", || std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| (port, error)));
 }
 
+/// The end of a log, for a failure's message.
+pub(crate) fn last_lines(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(40)..].join("\n")
+}
+
 /// A session for SQL on the first host of a connection string, without TLS.
 pub(crate) async fn session(dsn: &str) -> Result<Client, String> {
     let config: tokio_postgres::Config = dsn.parse().map_err(|error| format!("{error:?}"))?;

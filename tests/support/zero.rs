@@ -1,11 +1,14 @@
 //! A real zero-cache, from npm, with the Node that it needs.
 
 use std::fs::{self, File};
+use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use walgate::scratch::{Cache, Error, Signal, free_port, signal};
+
+use super::last_lines;
 
 /// The release of `@rocicorp/zero` that the tests run.
 const ZERO: &str = "1.9.0";
@@ -30,8 +33,7 @@ impl ZeroCache {
         let installed = installed();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let log = File::create(directory.path().join("log")).expect("the log can be made");
-        // It takes this port and the two behind it.
-        let port = free_port().expect("there is a free port");
+        let port = three_ports();
         let mut command = Command::new("sh");
         command.args(["-c", GUARD, "zero-cache"]).arg(node(&installed));
         command.arg(installed.join("node_modules/@rocicorp/zero/out/zero/src/cli.js"));
@@ -80,7 +82,7 @@ impl Drop for ZeroCache {
         self.signal(Signal::Kill);
         let _ = self.child.wait();
         if std::thread::panicking() {
-            eprintln!("--- zero-cache's log:\n{}", self.log());
+            eprintln!("--- zero-cache's log ends with:\n{}", last_lines(&self.log()));
         }
     }
 }
@@ -100,6 +102,16 @@ fn installed() -> PathBuf {
     let cache = Cache::open().unwrap_or_else(|error| panic!("{error}"));
     let installed = cache.entry_or(&format!("zero-{ZERO}-node-{NODE}"), install);
     installed.unwrap_or_else(|error| panic!("zero-cache cannot be obtained from npm: {error}"))
+}
+
+/// The first of three free ports in a row: zero-cache takes the one it is given and the two behind it.
+fn three_ports() -> u16 {
+    loop {
+        let port = free_port().expect("there is a free port");
+        if [port + 1, port + 2].iter().all(|next| TcpListener::bind(("127.0.0.1", *next)).is_ok()) {
+            return port;
+        }
+    }
 }
 
 fn node(installed: &Path) -> PathBuf {
