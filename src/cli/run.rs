@@ -167,15 +167,20 @@ async fn serve(args: Args, config: Config) -> Result<(), Box<dyn std::error::Err
     let http = match args.http {
         HttpAddr::Off => None,
         HttpAddr::At(address) => {
-            let listener =
-                TcpListener::bind(address).await.map_err(|error| format!("cannot listen at {address}: {error}"))?;
-            tracing::info!(address = %listener.local_addr()?, "answering HTTP");
-            Some(tokio::spawn(http::serve(listener, Arc::clone(&view), stop.clone())))
+            let listener = TcpListener::bind(address).await;
+            Some(listener.map_err(|error| format!("cannot listen at {address}: {error}"))?)
         }
     };
     let tls = config.tls.clone();
     let proxy = Proxy::start(&args.listen, Arc::clone(&source), config.tls, config.limits, args.passive).await?;
     tracing::info!(address = %proxy.address(), source = SOURCE, "relaying clients");
+    let http = match http {
+        None => None,
+        Some(listener) => {
+            tracing::info!(address = %listener.local_addr()?, "answering HTTP");
+            Some(tokio::spawn(http::serve(listener, Arc::clone(&view), stop.clone())))
+        }
+    };
     let poller = (!args.passive).then(|| tokio::spawn(poll(Arc::clone(&source), stop.clone())));
 
     let mut upkeep = interval(Duration::from_secs(5));

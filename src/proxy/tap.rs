@@ -226,17 +226,16 @@ impl Session {
             Err(reason) => (SlotKind::Logical, Some(*reason)),
         };
         let stream = slot.map(|slot| self.source.lag().attach(slot, kind));
-        match (stream, fault) {
-            (Some(stream), None) => self.streaming = Streaming::Followed(stream),
-            (stream, fault) => {
-                self.streaming = Streaming::Unfollowed(stream);
-                self.untap(fault.unwrap_or(Untapped::Command), &"as the client asked for it");
-            }
+        let fault = fault.or(stream.is_none().then_some(Untapped::Command));
+        self.streaming = stream.map_or(Streaming::Unfollowed(None), Streaming::Followed);
+        if let Some(fault) = fault {
+            self.untap(fault, &"as the client asked for it");
         }
     }
 
     fn end_stream(&mut self) {
-        if let Some(stream) = self.take_stream()
+        if let Streaming::Followed(stream) | Streaming::Unfollowed(Some(stream)) =
+            std::mem::replace(&mut self.streaming, Streaming::No)
             && let Some(consumer) = self.source.lag().attached(&stream)
         {
             consumer.detach();
@@ -264,24 +263,18 @@ impl Session {
     }
 
     fn untap(&mut self, reason: Untapped, why: &dyn fmt::Display) {
-        let stream = self.take_stream();
-        if let Some(stream) = &stream
-            && let Some(consumer) = self.source.lag().attached(stream)
-        {
-            consumer.untap();
-        }
-        self.streaming = Streaming::Unfollowed(stream);
+        self.streaming = match std::mem::replace(&mut self.streaming, Streaming::No) {
+            Streaming::Followed(stream) => {
+                if let Some(consumer) = self.source.lag().attached(&stream) {
+                    consumer.untap();
+                }
+                Streaming::Unfollowed(Some(stream))
+            }
+            other => other,
+        };
         self.metrics.untapped(reason);
         let (source, reason) = (self.source.name(), reason.as_str());
-        tracing::warn!(source, reason, %why, "a stream is relayed but cannot be followed");
-    }
-
-    fn take_stream(&mut self) -> Option<Attachment> {
-        match std::mem::replace(&mut self.streaming, Streaming::No) {
-            Streaming::No => None,
-            Streaming::Followed(stream) => Some(stream),
-            Streaming::Unfollowed(stream) => stream,
-        }
+        tracing::warn!(source, reason, %why, "a session is relayed but cannot be followed");
     }
 }
 

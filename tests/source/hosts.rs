@@ -6,8 +6,8 @@ use std::time::Duration;
 use walgate::scratch::free_port;
 use walgate::source::dsn::Target;
 
+use super::support::client::{ask, connector};
 use super::support::{postgres, session};
-use super::{ask, connector};
 
 const PORT: &str = "SELECT current_setting('port')";
 
@@ -71,7 +71,7 @@ async fn the_first_host_that_answers_is_taken() {
 
     // Refused by one that is up, the others are not asked: the same role would be tried again and again.
     let dsn = format!("host=127.0.0.1,127.0.0.1 port={port},{port} user=nobody dbname=postgres");
-    let error = super::connector(&dsn).sql().await.unwrap_err();
+    let error = super::support::client::connector(&dsn).sql().await.unwrap_err();
     assert_eq!(error.to_string().matches("does not exist").count(), 1, "{error}");
 }
 

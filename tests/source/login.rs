@@ -4,9 +4,9 @@ use walgate::scratch::Server;
 use walgate::source::Failure;
 use walgate::source::replication::Walsender;
 
-use super::certificates::Authority;
+use super::support::certificates::Authority;
+use super::support::client::{ask, connector};
 use super::support::postgres;
-use super::{ask, connector};
 
 const METHODS: [&str; 4] = ["trust", "password", "md5", "scram"];
 

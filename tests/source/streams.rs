@@ -10,7 +10,7 @@ use walgate::source::replication::{NewSlot, NewSlotKind, Snapshot, WalStream, Wa
 use walgate::time::PgTimestamp;
 use walgate::wire::copy_both::{StatusUpdate, WalMessage};
 
-use super::connector;
+use super::support::client::connector;
 use super::support::postgres;
 
 /// Bounds a hang, and nothing is measured by it.

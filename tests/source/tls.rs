@@ -9,9 +9,9 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use walgate::scratch::{Server, Tls};
 use walgate::source::{Connector, Dsn};
 
-use super::certificates::Authority;
+use super::support::certificates::Authority;
+use super::support::client::{Bare, ENCRYPTED, ask, connector, try_connector};
 use super::support::postgres;
-use super::{Bare, ENCRYPTED, ask, connector, try_connector};
 
 fn dsn(server: &Server, host: &str, more: &str) -> String {
     format!("host={host} hostaddr=127.0.0.1 port={} dbname=postgres user=postgres {more}", server.port())

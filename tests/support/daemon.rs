@@ -7,13 +7,13 @@ use std::time::Duration;
 use serde_json::Value;
 use walgate::scratch::{Signal, free_port, signal};
 
-use super::{eventually, last_lines, listening};
+use super::{eventually, last_lines};
 
 /// A running `walgate run` with one source named `main`.
 pub(crate) struct Walgate {
     child: Child,
     directory: tempfile::TempDir,
-    port: u16,
+    listen: String,
     http: u16,
 }
 
@@ -21,39 +21,45 @@ impl Walgate {
     /// Starts `walgate run --upstream UPSTREAM` on free ports, with more arguments; returns when it listens.
     #[track_caller]
     pub(crate) fn run(upstream: &str, arguments: &[&str]) -> Walgate {
-        let port = || free_port().expect("there is a free port");
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        Walgate::start(upstream, arguments, port(), port(), directory)
+        Walgate::run_at(upstream, &format!("127.0.0.1:{}", free()), arguments)
     }
 
-    /// Ends it with SIGTERM and starts another on the same ports.
+    /// The same at an address of the caller's.
+    #[track_caller]
+    pub(crate) fn run_at(upstream: &str, listen: &str, arguments: &[&str]) -> Walgate {
+        Walgate::start(upstream, listen, arguments, free())
+    }
+
+    /// Ends it with SIGTERM and starts another at the same addresses.
     #[track_caller]
     pub(crate) fn restart(mut self, upstream: &str, arguments: &[&str]) -> Walgate {
         self.end(Signal::Terminate);
-        let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        Walgate::start(upstream, arguments, self.port, self.http, directory)
+        Walgate::start(upstream, &self.listen, arguments, self.http)
     }
 
     #[track_caller]
-    fn start(upstream: &str, arguments: &[&str], port: u16, http: u16, directory: tempfile::TempDir) -> Walgate {
+    fn start(upstream: &str, listen: &str, arguments: &[&str], http: u16) -> Walgate {
+        let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let log = File::create(directory.path().join("log")).expect("the log can be made");
         let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-        command.args(["run", "--upstream", upstream, "--listen", &format!("127.0.0.1:{port}")]);
+        command.args(["run", "--upstream", upstream, "--listen", listen]);
         command.args(["--http", &format!("127.0.0.1:{http}")]).args(arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log can be shared")).stderr(log);
         let child = command.spawn().expect("walgate starts");
-        let mut walgate = Walgate { child, directory, port, http };
+        let mut walgate = Walgate { child, directory, listen: listen.to_owned(), http };
+        // It answers HTTP once everything else listens.
         eventually("walgate to be alive", || match walgate.child.try_wait() {
             Ok(None) => walgate.try_get("/livez").map(drop),
             ended => panic!("walgate ended: {ended:?}\n{}", walgate.log()),
         });
-        listening(port);
         walgate
     }
 
-    /// The port of the proxy.
+    /// The TCP port of the proxy.
+    #[track_caller]
     pub(crate) fn port(&self) -> u16 {
-        self.port
+        let port = self.listen.rsplit(':').next().and_then(|port| port.parse().ok());
+        port.unwrap_or_else(|| panic!("{} has no port", self.listen))
     }
 
     /// The port of the HTTP interface.
@@ -73,7 +79,7 @@ impl Walgate {
 
     /// The connection string of a database through the proxy.
     pub(crate) fn dsn(&self, user: &str, database: &str) -> String {
-        format!("host=127.0.0.1 port={} user={user} dbname={database}", self.port)
+        format!("host=127.0.0.1 port={} user={user} dbname={database}", self.port())
     }
 
     /// Gets a route: the status and the body, as JSON where it is.
@@ -126,4 +132,8 @@ impl Drop for Walgate {
             eprintln!("--- walgate's log ends with:\n{}", last_lines(&self.log()));
         }
     }
+}
+
+fn free() -> u16 {
+    free_port().expect("there is a free port")
 }

@@ -1,6 +1,8 @@
 //! What the integration tests share: a server ([`postgres`]), walgate ([`daemon`]), zero-cache ([`zero`]), one way to
 //! wait ([`eventually`]) and one way to talk to each. Whatever is started here ends with the value that stands for it.
 
+pub(crate) mod certificates;
+pub(crate) mod client;
 pub(crate) mod daemon;
 pub(crate) mod zero;
 
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Runtime;
 use tokio_postgres::config::Host;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use walgate::scratch::{self, Builder, Installation, Server};
@@ -49,12 +52,6 @@ pub(crate) fn eventually<T, E: Debug>(what: &str, mut probe: impl FnMut() -> Res
     }
 }
 
-/// Waits until something listens on this port of 127.0.0.1.
-#[track_caller]
-pub(crate) fn listening(port: u16) {
-    eventually("a listener", || std::net::TcpStream::connect(("127.0.0.1", port)).map_err(|error| (port, error)));
-}
-
 /// The end of a log, for a failure's message.
 pub(crate) fn last_lines(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
@@ -87,9 +84,9 @@ where
     Ok(client)
 }
 
-/// A session for SQL, for tests that are not asynchronous: it has a thread of its own for the connection.
+/// A session for SQL that blocks, in asynchronous tests too: it has threads of its own.
 pub(crate) struct Sql {
-    runtime: tokio::runtime::Runtime,
+    runtime: Option<Runtime>,
     client: Client,
 }
 
@@ -104,8 +101,13 @@ impl Sql {
     pub(crate) fn try_connect(dsn: &str) -> Result<Sql, String> {
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime starts");
-        let client = runtime.block_on(session(dsn))?;
-        Ok(Sql { runtime, client })
+        match block_on(&runtime, session(dsn)) {
+            Ok(client) => Ok(Sql { runtime: Some(runtime), client }),
+            Err(error) => {
+                runtime.shutdown_background();
+                Err(error)
+            }
+        }
     }
 
     /// Runs statements; returns the rows of the last one as text, NULL as none.
@@ -117,7 +119,8 @@ impl Sql {
     /// The same, where a failure is to be seen.
     pub(crate) fn try_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
         let mut rows = Vec::new();
-        for message in self.runtime.block_on(self.client.simple_query(sql))? {
+        let runtime = self.runtime.as_ref().expect("it is taken when this is dropped");
+        for message in block_on(runtime, self.client.simple_query(sql))? {
             match message {
                 SimpleQueryMessage::RowDescription(_) => rows.clear(),
                 SimpleQueryMessage::Row(row) => {
@@ -149,4 +152,18 @@ impl Sql {
             if value == expected { Ok(()) } else { Err(value) }
         });
     }
+}
+
+impl Drop for Sql {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// Blocks on a thread of its own: the caller's may belong to another runtime, which forbids it.
+fn block_on<F: Future<Output: Send> + Send>(runtime: &Runtime, future: F) -> F::Output {
+    let blocked = thread::scope(|scope| scope.spawn(|| runtime.block_on(future)).join());
+    blocked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
