@@ -3,6 +3,7 @@
 
 mod manual;
 mod run;
+mod tail;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ struct Cli {
 enum Command {
     /// Relay clients to a source, and show how far behind each consumer is
     Run(run::Args),
+    /// Print the changes of publications as they come, decoded, from a temporary slot
+    Tail(tail::Args),
     /// Print a completion script for a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual page
@@ -57,6 +60,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     match cli.command {
         Command::Run(args) => run::main(args),
+        Command::Tail(args) => tail::main(&args),
         Command::Completions(args) => manual::completions(&args, &mut Cli::command()),
         Command::Man => manual::page(Cli::command()),
     }
