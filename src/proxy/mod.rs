@@ -22,6 +22,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 pub use listener::{BindError, ListenAddr, Proxy};
+pub use tap::Tap;
 
 /// Limits of a proxy.
 #[derive(Clone, Copy, Debug)]

@@ -28,7 +28,7 @@ const KEEP_UPSTREAM: usize = 64 * 1024;
 const MAX_AHEAD: usize = 64;
 
 /// The tap of one replication session.
-pub(super) struct Tap {
+pub struct Tap {
     downstream: FrameReader,
     upstream: FrameReader,
     session: Session,
@@ -70,7 +70,8 @@ enum Read {
 }
 
 impl Tap {
-    pub(super) fn new(source: Arc<Source>) -> Tap {
+    /// The tap of a session with `source` that has not begun.
+    pub fn new(source: Arc<Source>) -> Tap {
         Tap {
             downstream: FrameReader::new(KEEP_DOWNSTREAM),
             upstream: FrameReader::new(KEEP_UPSTREAM),
@@ -85,7 +86,7 @@ impl Tap {
     }
 
     /// Reads what was forwarded to the client.
-    pub(super) fn read_downstream(&mut self, mut bytes: &[u8], now: Instant) {
+    pub fn read_downstream(&mut self, mut bytes: &[u8], now: Instant) {
         self.read_frames(&mut bytes, now, false);
         self.session.metrics.flush();
     }
@@ -102,7 +103,7 @@ impl Tap {
     }
 
     /// Reads what was forwarded to the server.
-    pub(super) fn read_upstream(&mut self, mut bytes: &[u8], now: Instant) {
+    pub fn read_upstream(&mut self, mut bytes: &[u8], now: Instant) {
         while !self.session.blind {
             match self.upstream.next(&mut bytes) {
                 Ok(Some(frame)) => self.session.client_message(frame, now),
