@@ -92,6 +92,10 @@ impl Channel {
     pub(super) async fn advance(&mut self, during: &'static str) -> Result<u8, Failure> {
         self.incoming.advance(self.delivered);
         self.delivered = 0;
+        if self.incoming.is_empty() && self.incoming.capacity() > 16 * READ {
+            // One long row shall not hold its memory for as long as the session lives.
+            self.incoming = BytesMut::new();
+        }
         let len = loop {
             if let Some([_, length @ ..]) = self.incoming.first_chunk::<HEADER>() {
                 let length = u32::from_be_bytes(*length) as usize;

@@ -93,11 +93,15 @@ async fn log_in(connected: Connected, dsn: &Dsn, kind: SessionKind) -> Result<Se
     if kind != SessionKind::Physical {
         parameters.extend(dsn.login_database().map(|database| ("database", database)));
     }
-    if kind == SessionKind::Logical {
-        // What the apply worker sets (libpqwalreceiver.c), so that text values do not vary with the server's settings.
-        parameters.extend([("DateStyle", "ISO"), ("IntervalStyle", "postgres"), ("extra_float_digits", "3")]);
-    }
-    parameters.extend(dsn.options.as_deref().map(|options| ("options", options)));
+    // What the apply worker sets (libpqwalreceiver.c), so that text values do not vary with the server's settings. As
+    // options, not as parameters of their own: poolers know these from subscribers.
+    const PLAIN_TEXT: &str = "-c datestyle=ISO -c intervalstyle=postgres -c extra_float_digits=3";
+    let options = match (kind, &dsn.options) {
+        (SessionKind::Logical, Some(options)) => Some(format!("{options} {PLAIN_TEXT}")),
+        (SessionKind::Logical, None) => Some(PLAIN_TEXT.to_owned()),
+        (_, options) => options.clone(),
+    };
+    parameters.extend(options.as_deref().map(|options| ("options", options)));
     frontend::startup_message(parameters, channel.outgoing()).map_err(zero_byte)?;
 
     Exchange { channel: &mut channel, dsn, host: &host, user, binding, encrypted }.run().await?;

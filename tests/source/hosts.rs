@@ -26,9 +26,12 @@ async fn a_dead_server_a_wrong_name_and_silence_are_told_apart() {
 
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
-    let error = connector(&format!("host=127.0.0.1 port={port} user=u connect_timeout=1")).open().await.unwrap_err();
-    assert_eq!((error.kind(), error.is_transient()), ("timeout", true));
-    assert!(error.to_string().contains("no answer within 1s"), "{error}");
+    for mode in ["disable", "require"] {
+        let dsn = format!("host=127.0.0.1 port={port} user=u connect_timeout=1 sslmode={mode}");
+        let error = connector(&dsn).sql().await.unwrap_err();
+        assert_eq!((error.kind(), error.is_transient()), ("timeout", true));
+        assert!(error.to_string().contains("no answer within 1s"), "{error}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Passwords and the rest of `pg_hba.conf`.
 
-use walgate::scratch::Server;
+use walgate::scratch::{Server, Tls};
 use walgate::source::Failure;
 use walgate::source::replication::Walsender;
 
@@ -12,7 +12,11 @@ const METHODS: [&str; 4] = ["trust", "password", "md5", "scram"];
 
 /// A server with TLS that knows a role for each method, all with the password `it's s3cret`.
 async fn server(major: u32) -> Server {
-    let mut builder = postgres(major).tls(Authority::new("ca").server(&["localhost", "127.0.0.1"], "db"));
+    server_with(major, Authority::new("ca").server(&["localhost", "127.0.0.1"], "db")).await
+}
+
+async fn server_with(major: u32, tls: Tls) -> Server {
+    let mut builder = postgres(major).tls(tls);
     for method in METHODS {
         let written = if method == "scram" { "scram-sha-256" } else { method };
         for database in ["all", "replication"] {
@@ -81,6 +85,41 @@ async fn scram_binds_the_tls_channel_when_it_can() {
         let error = connector(&dsn(&server, user, &format!("{PASSWORD} {more}"))).sql().await.unwrap_err();
         assert!(error.to_string().contains("channel_binding=require"), "{user}: {error}");
         assert_eq!(error.kind(), "auth");
+    }
+}
+
+/// The server hashes its certificate too, and lets nobody in whose hash differs. The two from files were made by
+/// `openssl req -new -x509 -key KEY -subj /CN=db.test -days 36500`, one with `-sha384 -sigopt rsa_padding_mode:pss`.
+#[tokio::test]
+async fn the_hash_that_binds_is_that_of_the_certificates_signature() {
+    let sign = |algorithm| {
+        let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+        let certificate = rcgen::CertificateParams::new([]).unwrap().self_signed(&key).unwrap().pem();
+        Tls { certificate, key: key.serialize_pem(), client_roots: None }
+    };
+    let made = |certificate: &str, key: &str| Tls {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+        client_roots: None,
+    };
+    for (tls, bound) in [
+        (sign(&rcgen::PKCS_ECDSA_P256_SHA256), true),
+        (sign(&rcgen::PKCS_ECDSA_P384_SHA384), true),
+        (made(include_str!("files/rsa-pss.crt"), include_str!("files/rsa-pss.key")), true),
+        // Its signature names no hash function: nothing to bind with, on either side.
+        (made(include_str!("files/ed25519.crt"), include_str!("files/ed25519.key")), false),
+    ] {
+        let server = server_with(18, tls).await;
+        let scram = |binding: &str| {
+            let more = format!("{PASSWORD} sslmode=require channel_binding={binding}");
+            connector(&dsn(&server, "scram_user", &more))
+        };
+        scram("prefer").sql().await.unwrap();
+        match (scram("require").sql().await, bound) {
+            (Ok(_), true) => {}
+            (Err(error), false) => assert_eq!(error.kind(), "auth", "{error}"),
+            (seen, _) => panic!("{seen:?}"),
+        }
     }
 }
 

@@ -21,6 +21,11 @@ fn logical(name: &str) -> NewSlot {
     NewSlot { name: name.parse().expect("a slot name"), temporary: true, kind }
 }
 
+fn status(position: Lsn) -> StatusUpdate {
+    let (write, flush, apply) = (position, position, position);
+    StatusUpdate { write, flush, apply, send_time: PgTimestamp(0), reply_requested: false }
+}
+
 /// The tags of pgoutput's messages up to the first commit, acknowledging nothing.
 async fn tags_of_one_transaction(stream: &mut WalStream) -> String {
     let mut tags = String::new();
@@ -55,9 +60,7 @@ async fn a_logical_stream_starts_runs_ends_and_gives_the_session_back() {
         let mut stream = session.start_logical(&slot.name, Lsn::INVALID, &options).await.unwrap();
         assert_eq!(tags_of_one_transaction(&mut stream).await, "BRIC");
 
-        let flush = before.flush;
-        let send_time = PgTimestamp(0);
-        stream.queue_status(&StatusUpdate { write: flush, flush, apply: flush, send_time, reply_requested: true });
+        stream.queue_status(&StatusUpdate { reply_requested: true, ..status(before.flush) });
         loop {
             let data = stream.next().await.unwrap().unwrap();
             assert_eq!(data.frame()[0], b'd');
@@ -160,11 +163,16 @@ async fn a_server_that_stops_or_crashes_ends_the_stream_with_an_error() {
         let mut stream = session.start_logical(&slot, Lsn::INVALID, &options).await.unwrap();
         let reader = tokio::spawn(async move {
             loop {
-                match stream.next().await {
-                    Ok(Some(_)) => {}
+                // A server that stops waits until its walsenders' clients have everything.
+                let position = match stream.next().await {
+                    Ok(Some(data)) => match data.message() {
+                        Ok(WalMessage::Keepalive(keepalive)) => keepalive.wal_end,
+                        _ => continue,
+                    },
                     Ok(None) => return None,
                     Err(failure) => return Some(failure),
-                }
+                };
+                stream.queue_status(&status(position));
             }
         });
         tokio::task::spawn_blocking(move || server.stop(how)).await.unwrap().unwrap();

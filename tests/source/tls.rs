@@ -117,7 +117,8 @@ async fn a_self_signed_certificate_can_be_its_own_root() {
 #[tokio::test]
 async fn a_certificate_of_version_1_will_do_where_nothing_is_verified() {
     let authority = Authority::new("ca");
-    let (certificate, key) = (include_str!("version-1.crt").to_owned(), include_str!("version-1.key").to_owned());
+    let (certificate, key) =
+        (include_str!("files/version-1.crt").to_owned(), include_str!("files/version-1.key").to_owned());
     let server = postgres(16).tls(Tls { certificate, key, client_roots: None }).start().unwrap();
     for version in ["TLSv1.2", "TLSv1.3"] {
         let max = format!("ssl_max_protocol_version={version}");
