@@ -91,7 +91,7 @@ impl<'a> Head<'a> {
     /// Reads a message of which only the leading bytes need be there (512 hold any but an absurdly long
     /// origin name or message prefix, which is then cut short). `in_stream` tells whether it lies between a
     /// Stream Start and its Stream Stop.
-    #[inline]
+    #[inline(always)]
     pub fn parse(prefix: &'a [u8], in_stream: bool) -> Result<Head<'a>, DecodeError> {
         let mut cursor = Cursor::new(prefix);
         match cursor.u8("message type")? {

@@ -58,13 +58,21 @@ impl<'a> Message<'a> {
     /// Stream Stop, where most messages carry an xid; [`Decoder`](super::Decoder) keeps count of that.
     ///
     /// Rows and column definitions are checked when they are walked.
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8], in_stream: bool) -> Result<Message<'a>, DecodeError> {
         let mut cursor = Cursor::new(bytes);
-        Ok(match cursor.u8("message type")? {
-            b'I' => Message::Insert(Insert::parse(cursor, in_stream)?),
-            b'U' => Message::Update(Update::parse(cursor, in_stream)?),
-            b'D' => Message::Delete(Delete::parse(cursor, in_stream)?),
+        match cursor.u8("message type")? {
+            b'I' => Insert::parse(cursor, in_stream),
+            b'U' => Update::parse(cursor, in_stream),
+            b'D' => Delete::parse(cursor, in_stream),
+            tag => Message::parse_other(tag, cursor, in_stream),
+        }
+    }
+
+    /// Kept out of line, so that what is inlined into a caller's loop is the rows' path alone.
+    #[inline(never)]
+    fn parse_other(tag: u8, cursor: Cursor<'a>, in_stream: bool) -> Result<Message<'a>, DecodeError> {
+        Ok(match tag {
             b'B' => Message::Begin(Begin::parse(cursor)?),
             b'C' => Message::Commit(Commit::parse(cursor)?),
             b'O' => Message::Origin(Origin::parse(cursor)?),
@@ -131,10 +139,10 @@ pub struct Insert<'a> {
 
 impl<'a> Insert<'a> {
     #[inline]
-    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Insert<'a>, DecodeError> {
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Message<'a>, DecodeError> {
         let (xid, relation) = row_of(&mut cursor, in_stream)?;
         cursor.code("tuple kind", |kind| (kind == b'N').then_some(()))?;
-        Ok(Insert { xid, relation, new: Tuple::parse(cursor)? })
+        Ok(Message::Insert(Insert { xid, relation, new: Tuple::parse(cursor)? }))
     }
 }
 
@@ -152,7 +160,8 @@ pub struct Update<'a> {
 }
 
 impl<'a> Update<'a> {
-    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Update<'a>, DecodeError> {
+    #[inline]
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Message<'a>, DecodeError> {
         let (xid, relation) = row_of(&mut cursor, in_stream)?;
         let kind = |kind| matches!(kind, b'K' | b'O' | b'N').then_some(kind);
         let old = match cursor.code("tuple kind", kind)? {
@@ -163,7 +172,7 @@ impl<'a> Update<'a> {
         if old.is_some() {
             cursor.code("tuple kind", |kind| (kind == b'N').then_some(()))?;
         }
-        Ok(Update { xid, relation, old, new: Tuple::parse(cursor)? })
+        Ok(Message::Update(Update { xid, relation, old, new: Tuple::parse(cursor)? }))
     }
 }
 
@@ -179,13 +188,14 @@ pub struct Delete<'a> {
 }
 
 impl<'a> Delete<'a> {
-    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Delete<'a>, DecodeError> {
+    #[inline]
+    fn parse(mut cursor: Cursor<'a>, in_stream: bool) -> Result<Message<'a>, DecodeError> {
         let (xid, relation) = row_of(&mut cursor, in_stream)?;
         let old = match cursor.code("tuple kind", |kind| matches!(kind, b'K' | b'O').then_some(kind))? {
             b'K' => OldTuple::Key(Tuple::parse(cursor)?),
             _ => OldTuple::Row(Tuple::parse(cursor)?),
         };
-        Ok(Delete { xid, relation, old })
+        Ok(Message::Delete(Delete { xid, relation, old }))
     }
 }
 

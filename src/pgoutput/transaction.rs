@@ -236,10 +236,12 @@ impl StreamAbort {
 
 /// The transaction that a message inside a streamed chunk belongs to (a sub-transaction's own xid);
 /// outside of chunks the field does not exist.
+#[inline]
 pub(super) fn chunk_xid(cursor: &mut Cursor<'_>, in_stream: bool) -> Result<Option<Xid>, DecodeError> {
     if in_stream { xid(cursor).map(Some) } else { Ok(None) }
 }
 
+#[inline]
 fn xid(cursor: &mut Cursor<'_>) -> Result<Xid, DecodeError> {
     cursor.u32("xid").map(Xid)
 }

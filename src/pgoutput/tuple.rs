@@ -113,20 +113,15 @@ impl std::iter::FusedIterator for Columns<'_> {}
 
 #[inline]
 fn column<'a>(cursor: &mut Cursor<'a>) -> Result<Column<'a>, DecodeError> {
-    let before = cursor.clone();
-    match cursor.u8("column kind")? {
-        b't' => value(cursor).map(Column::Text),
-        b'n' => Ok(Column::Null),
-        b'b' => value(cursor).map(Column::Binary),
-        b'u' => Ok(Column::Unchanged),
-        kind => Err(before.error(Fault::Unknown(kind), "column kind")),
+    let known = |kind| matches!(kind, b't' | b'b' | b'n' | b'u').then_some(kind);
+    let kind = cursor.code("column kind", known)?;
+    if matches!(kind, b't' | b'b') {
+        let len = cursor.length("column length")?;
+        let value = cursor.take(len, "column value")?;
+        Ok(if kind == b't' { Column::Text(value) } else { Column::Binary(value) })
+    } else {
+        Ok(if kind == b'n' { Column::Null } else { Column::Unchanged })
     }
-}
-
-#[inline]
-fn value<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], DecodeError> {
-    let len = cursor.length("column length")?;
-    cursor.take(len, "column value")
 }
 
 /// A row that owns its bytes: one copy of them, and an index.

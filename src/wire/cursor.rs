@@ -47,11 +47,13 @@ pub struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// Reads `bytes` from their start.
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Cursor<'a> {
         Cursor { rest: bytes, end: bytes.len() }
     }
 
     /// The next `len` bytes.
+    #[inline]
     pub fn take(&mut self, len: usize, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let (taken, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.error(Fault::Truncated, field))?;
         self.rest = rest;
@@ -59,6 +61,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// The next `N` bytes.
+    #[inline]
     pub fn take_array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], DecodeError> {
         let (taken, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.error(Fault::Truncated, field))?;
         self.rest = rest;
@@ -66,6 +69,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A string up to its zero byte, which is consumed and not part of the result.
+    #[inline]
     pub fn cstr(&mut self, field: &'static str) -> Result<&'a [u8], DecodeError> {
         let len = self.rest.iter().position(|&byte| byte == 0).ok_or_else(|| self.error(Fault::Unterminated, field))?;
         let text = self.take(len, field)?;
@@ -87,6 +91,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A byte that `known` gives a meaning; one without is an error.
+    #[inline]
     pub fn code<T>(&mut self, field: &'static str, known: impl FnOnce(u8) -> Option<T>) -> Result<T, DecodeError> {
         let before = self.clone();
         let byte = self.u8(field)?;
@@ -94,6 +99,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A count of two bytes, which may not be negative.
+    #[inline]
     pub fn count(&mut self, field: &'static str) -> Result<u16, DecodeError> {
         let before = self.clone();
         let count = self.i16(field)?;
@@ -102,6 +108,7 @@ impl<'a> Cursor<'a> {
 
     /// A length or count of four bytes, which may not be negative. It is what the sender claims: nothing
     /// may be allocated by it before as many bytes are there.
+    #[inline]
     pub fn length(&mut self, field: &'static str) -> Result<usize, DecodeError> {
         let before = self.clone();
         let length = self.i32(field)?;
@@ -109,42 +116,50 @@ impl<'a> Cursor<'a> {
     }
 
     /// One byte.
+    #[inline]
     pub fn u8(&mut self, field: &'static str) -> Result<u8, DecodeError> {
         self.take_array(field).map(u8::from_be_bytes)
     }
 
     /// Two bytes, most significant first.
+    #[inline]
     pub fn i16(&mut self, field: &'static str) -> Result<i16, DecodeError> {
         self.take_array(field).map(i16::from_be_bytes)
     }
 
     /// Four bytes, most significant first.
+    #[inline]
     pub fn i32(&mut self, field: &'static str) -> Result<i32, DecodeError> {
         self.take_array(field).map(i32::from_be_bytes)
     }
 
     /// Four bytes without sign, most significant first.
+    #[inline]
     pub fn u32(&mut self, field: &'static str) -> Result<u32, DecodeError> {
         self.take_array(field).map(u32::from_be_bytes)
     }
 
     /// Eight bytes, most significant first.
+    #[inline]
     pub fn i64(&mut self, field: &'static str) -> Result<i64, DecodeError> {
         self.take_array(field).map(i64::from_be_bytes)
     }
 
     /// A WAL position.
+    #[inline]
     pub fn lsn(&mut self, field: &'static str) -> Result<Lsn, DecodeError> {
         self.take_array(field).map(|bytes| Lsn(u64::from_be_bytes(bytes)))
     }
 
     /// A point in time.
+    #[inline]
     pub fn timestamp(&mut self, field: &'static str) -> Result<PgTimestamp, DecodeError> {
         self.i64(field).map(PgTimestamp)
     }
 
     /// A cursor of its own over the next `len` bytes; this one goes on behind them. Offsets in the
     /// errors of both count from the start of the whole message.
+    #[inline]
     pub fn sub(&mut self, len: usize, field: &'static str) -> Result<Cursor<'a>, DecodeError> {
         let start = self.offset();
         let rest = self.take(len, field)?;
@@ -152,30 +167,40 @@ impl<'a> Cursor<'a> {
     }
 
     /// All that is left.
+    #[inline]
     pub fn take_rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
 
     /// Ends the message: bytes that are left are an error.
+    #[inline]
     pub fn finish(self, field: &'static str) -> Result<(), DecodeError> {
         if self.rest.is_empty() { Ok(()) } else { Err(self.error(Fault::TrailingBytes, field)) }
     }
 
     /// What has not been read.
+    #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     /// Bytes from the start of the message to here.
+    #[inline]
     pub fn offset(&self) -> usize {
         self.end - self.rest.len()
     }
 
     /// An error at this place.
-    #[cold]
+    #[inline]
     pub fn error(&self, fault: Fault, field: &'static str) -> DecodeError {
-        DecodeError { fault, field, offset: self.offset() }
+        failed(fault, field, self.offset())
     }
+}
+
+/// Apart from [`Cursor::error`], for a cold function that borrowed the cursor would keep it out of registers.
+#[cold]
+fn failed(fault: Fault, field: &'static str, offset: usize) -> DecodeError {
+    DecodeError { fault, field, offset }
 }
 
 #[cfg(test)]
