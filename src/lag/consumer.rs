@@ -53,9 +53,10 @@ pub struct Consumer {
     /// Names of the tables whose definitions have come by.
     tables: HashMap<Oid, TableName>,
     connection: Connection,
-    decoded: Option<Lsn>,
-    sent: Option<Lsn>,
-    applied: Option<Lsn>,
+    /// Positions, 0/0 while they are not known.
+    decoded: Lsn,
+    sent: Lsn,
+    applied: Lsn,
     /// When the server was last heard on the stream.
     last_frame: Option<Instant>,
 }
@@ -79,9 +80,9 @@ impl Consumer {
             clock: ServerClock::default(),
             tables: HashMap::new(),
             connection: Connection::None,
-            decoded: None,
-            sent: None,
-            applied: None,
+            decoded: Lsn::INVALID,
+            sent: Lsn::INVALID,
+            applied: Lsn::INVALID,
             last_frame: None,
         }
     }
@@ -98,7 +99,8 @@ impl Consumer {
         self.connection = Connection::None;
     }
 
-    /// Takes a message of the stream, `len` bytes long of which `data.data` holds at least the beginning.
+    /// Takes a message of the stream, `len` bytes long of which `data.data` holds at least the beginning. To be
+    /// followed by [`Consumer::heard`].
     #[inline]
     pub fn xlog_data(&mut self, data: &XLogData<'_>, len: u64, now: Instant) -> Result<(), DecodeError> {
         let Connection::Tapped(_, transactions) = &mut self.connection else { return Ok(()) };
@@ -108,27 +110,32 @@ impl Consumer {
         }
         if let Some(commit) = transactions.message(&head, len) {
             // Commits come in the order of their records: none below this one's end is left to be sent.
-            self.decoded = self.decoded.max(Some(commit.end_lsn));
+            self.decoded = self.decoded.max(commit.end_lsn);
             self.timeline.commit(commit, now);
         }
-        self.sent = self.sent.max(data.wal_start.valid());
-        self.heard(data.send_time, now);
+        self.sent = self.sent.max(data.wal_start);
         Ok(())
     }
 
-    /// Takes a keepalive.
-    pub fn keepalive(&mut self, keepalive: &Keepalive, now: Instant) {
+    /// Takes a keepalive. To be followed by [`Consumer::heard`].
+    pub fn keepalive(&mut self, keepalive: &Keepalive) {
         if let Connection::Tapped(..) = self.connection {
-            self.decoded = self.decoded.max(keepalive.wal_end.valid());
-            self.heard(keepalive.send_time, now);
+            self.decoded = self.decoded.max(keepalive.wal_end);
         }
+    }
+
+    /// Notes when the server was heard: once for all messages that came in one piece, with the last one's send
+    /// time.
+    pub fn heard(&mut self, send_time: PgTimestamp, now: Instant) {
+        self.clock.frame(send_time, now);
+        self.last_frame = Some(now);
     }
 
     /// Takes a status update of the consumer; `acked` is called with the time from sending to now for each
     /// commit that it acknowledges.
     pub fn status_update(&mut self, update: &StatusUpdate, now: Instant, acked: impl FnMut(Duration)) {
         self.timeline.ack(update.flush, now, acked);
-        self.applied = self.applied.max(update.apply.valid());
+        self.applied = self.applied.max(update.apply);
     }
 
     /// What has been sent on the stream ends with a commit (or nothing has been sent); on a stream that is
@@ -144,7 +151,7 @@ impl Consumer {
     pub(super) fn attach(&mut self, id: u64) {
         self.connection = Connection::Tapped(id, Box::default());
         // The server decodes anew from the restart position; what it had read before does not count.
-        self.decoded = None;
+        self.decoded = Lsn::INVALID;
     }
 
     pub(super) fn attachment(&self) -> Option<u64> {
@@ -164,11 +171,11 @@ impl Consumer {
     }
 
     pub(super) fn decoded(&self) -> Option<Lsn> {
-        self.decoded
+        self.decoded.valid()
     }
 
     pub(super) fn sent(&self) -> Option<Lsn> {
-        self.sent
+        self.sent.valid()
     }
 
     pub(super) fn acked(&self) -> Option<Lsn> {
@@ -176,7 +183,7 @@ impl Consumer {
     }
 
     pub(super) fn applied(&self) -> Option<Lsn> {
-        self.applied
+        self.applied.valid()
     }
 
     /// Seconds since the server was last heard on the stream.
@@ -201,7 +208,7 @@ impl Consumer {
             return unknown(State::Stale);
         }
         // Before the first keepalive or commit of a stream there is no telling what the server still holds.
-        let (Some(server_now), Some(decoded)) = (self.clock.now(now), self.decoded) else {
+        let (Some(server_now), Some(decoded)) = (self.clock.now(now), self.decoded.valid()) else {
             return unknown(State::Unknown);
         };
         let age = |time: PgTimestamp| server_now.since(time).as_secs_f64();
@@ -253,11 +260,6 @@ impl Consumer {
             .collect();
         tables.sort_unstable_by(|a, b| b.rows.cmp(&a.rows).then_with(|| a.table.cmp(&b.table)));
         tables
-    }
-
-    fn heard(&mut self, send_time: PgTimestamp, now: Instant) {
-        self.clock.frame(send_time, now);
-        self.last_frame = Some(now);
     }
 }
 

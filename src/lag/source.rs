@@ -241,7 +241,9 @@ mod tests {
             let now = self.time(second);
             let send_time = at(1000 + second as i64);
             let keepalive = Keepalive { wal_end: Lsn(wal_end), send_time, reply_requested: false };
-            self.lag.attached(&self.stream).unwrap().keepalive(&keepalive, now);
+            let consumer = self.lag.attached(&self.stream).unwrap();
+            consumer.keepalive(&keepalive);
+            consumer.heard(send_time, now);
         }
 
         /// A transaction of one row, committed and sent at that second, with its commit record at `lsn`.
@@ -256,7 +258,9 @@ mod tests {
             for message in [begin, relation, insert, commit] {
                 let data =
                     XLogData { wal_start: Lsn(lsn), wal_end: Lsn(lsn), send_time: PgTimestamp(time), data: &message };
-                self.lag.attached(&self.stream).unwrap().xlog_data(&data, message.len() as u64, now).unwrap();
+                let consumer = self.lag.attached(&self.stream).unwrap();
+                consumer.xlog_data(&data, message.len() as u64, now).unwrap();
+                consumer.heard(PgTimestamp(time), now);
             }
         }
 

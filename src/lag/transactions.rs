@@ -12,16 +12,16 @@ use super::Volume;
 
 /// A transaction as the output plugin published it, once the consumer could acknowledge it. Of a two-phase
 /// transaction its Prepare is one, with the rows, and its Commit Prepared another, without.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PublishedCommit {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedCommit<'a> {
     /// Where the commit (or prepare) record starts.
     pub commit_lsn: Lsn,
     /// Where it ends.
     pub end_lsn: Lsn,
     /// When it was written, by the server's clock.
     pub commit_ts: PgTimestamp,
-    /// What it changes, a row a table.
-    pub tables: Box<[(Oid, Volume)]>,
+    /// What it changes, each table once.
+    pub tables: &'a [(Oid, Volume)],
 }
 
 /// What one transaction or sub-transaction has changed so far.
@@ -57,8 +57,10 @@ impl Changes {
 /// The transactions under way on one stream.
 #[derive(Clone, Debug, Default)]
 pub struct Transactions {
-    /// The one between Begin and Commit, or Begin Prepare and Prepare.
-    current: Option<Changes>,
+    /// The one between Begin and Commit, or Begin Prepare and Prepare; then the last that was finished, whose
+    /// memory the next one takes over.
+    current: Changes,
+    in_transaction: bool,
     /// Those streamed while in progress, by top-level transaction, then by (sub-)transaction.
     streamed: HashMap<Xid, HashMap<Xid, Changes>>,
     /// The top-level transaction of the chunk that is being streamed.
@@ -69,7 +71,7 @@ impl Transactions {
     /// Takes the next message, of `len` bytes from its tag to its end. Returns the commit that it completes,
     /// unless nothing was published in it.
     #[inline]
-    pub fn message(&mut self, head: &Head<'_>, len: u64) -> Option<PublishedCommit> {
+    pub fn message(&mut self, head: &Head<'_>, len: u64) -> Option<PublishedCommit<'_>> {
         match *head {
             Head::Insert { xid, relation } | Head::Update { xid, relation } | Head::Delete { xid, relation } => {
                 self.changes(xid).row(relation, len);
@@ -86,7 +88,7 @@ impl Transactions {
 
     /// The stream is between transactions and between chunks: what has been sent ends with a commit.
     pub fn at_commit_boundary(&self) -> bool {
-        self.current.is_none() && self.chunk.is_none()
+        !self.in_transaction && self.chunk.is_none()
     }
 
     /// How many transactions have been streamed while in progress and are not finished, and the bytes of
@@ -97,25 +99,25 @@ impl Transactions {
         (self.streamed.len() as u64, bytes)
     }
 
-    fn steer(&mut self, head: &Head<'_>) -> Option<PublishedCommit> {
+    fn steer(&mut self, head: &Head<'_>) -> Option<PublishedCommit<'_>> {
         match *head {
             Head::Begin(_) | Head::BeginPrepare(_) => {
-                self.current = Some(Changes::default());
+                self.current.published = false;
+                self.current.tables.clear();
+                self.in_transaction = true;
                 None
             }
             Head::Truncate { xid } | Head::Message { xid, transactional: true, .. } => {
                 self.changes(xid).published = true;
                 None
             }
-            Head::Commit(commit) => finish(self.current.take(), commit.commit_lsn, commit.end_lsn, commit.commit_ts),
-            Head::Prepare(prepare) => {
-                finish(self.current.take(), prepare.prepare_lsn, prepare.end_lsn, prepare.prepare_ts)
-            }
+            Head::Commit(commit) => self.finish(commit.commit_lsn, commit.end_lsn, commit.commit_ts),
+            Head::Prepare(prepare) => self.finish(prepare.prepare_lsn, prepare.end_lsn, prepare.prepare_ts),
             Head::CommitPrepared(commit) => Some(PublishedCommit {
                 commit_lsn: commit.commit_lsn,
                 end_lsn: commit.end_lsn,
                 commit_ts: commit.commit_ts,
-                tables: Box::default(),
+                tables: &[],
             }),
             Head::StreamStart(start) => {
                 self.chunk = Some(start.xid);
@@ -127,10 +129,12 @@ impl Transactions {
                 None
             }
             Head::StreamCommit(commit) => {
-                finish(self.take_streamed(commit.xid), commit.commit_lsn, commit.end_lsn, commit.commit_ts)
+                self.take_streamed(commit.xid);
+                self.finish(commit.commit_lsn, commit.end_lsn, commit.commit_ts)
             }
             Head::StreamPrepare(prepare) => {
-                finish(self.take_streamed(prepare.xid), prepare.prepare_lsn, prepare.end_lsn, prepare.prepare_ts)
+                self.take_streamed(prepare.xid);
+                self.finish(prepare.prepare_lsn, prepare.end_lsn, prepare.prepare_ts)
             }
             Head::StreamAbort(abort) => {
                 if abort.xid == abort.subxid {
@@ -147,25 +151,29 @@ impl Transactions {
     fn changes(&mut self, xid: Option<Xid>) -> &mut Changes {
         match (self.chunk, xid) {
             (Some(top), Some(xid)) => self.streamed.entry(top).or_default().entry(xid).or_default(),
-            _ => self.current.get_or_insert_default(),
+            _ => &mut self.current,
         }
     }
 
-    fn take_streamed(&mut self, xid: Xid) -> Option<Changes> {
-        self.streamed.remove(&xid)?.into_values().reduce(|mut all, part| {
-            all.merge(part);
-            all
-        })
+    /// Makes a streamed transaction the one to be finished. It ends outside of any other.
+    fn take_streamed(&mut self, xid: Xid) {
+        self.current = Changes::default();
+        for part in self.streamed.remove(&xid).into_iter().flat_map(HashMap::into_values) {
+            self.current.merge(part);
+        }
     }
-}
 
-fn finish(changes: Option<Changes>, commit_lsn: Lsn, end_lsn: Lsn, commit_ts: PgTimestamp) -> Option<PublishedCommit> {
-    let changes = changes.filter(|changes| changes.published)?;
-    Some(PublishedCommit { commit_lsn, end_lsn, commit_ts, tables: changes.tables.into() })
+    fn finish(&mut self, commit_lsn: Lsn, end_lsn: Lsn, commit_ts: PgTimestamp) -> Option<PublishedCommit<'_>> {
+        self.in_transaction = false;
+        let tables = &self.current.tables;
+        self.current.published.then_some(PublishedCommit { commit_lsn, end_lsn, commit_ts, tables })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::pgoutput::{Begin, Commit, CommitPrepared, Prepare, StreamAbort, StreamCommit, StreamStart};
 
@@ -195,15 +203,16 @@ mod tests {
         Head::StreamCommit(StreamCommit { xid: Xid(xid), commit_lsn: Lsn(100), end_lsn: Lsn(108), commit_ts: TS })
     }
 
-    /// Feeds messages of 10 bytes each and returns the commits they complete.
-    fn feed(transactions: &mut Transactions, messages: &[Head<'static>]) -> Vec<PublishedCommit> {
-        messages.iter().filter_map(|head| transactions.message(head, 10)).collect()
-    }
-
-    fn rows(commit: &PublishedCommit) -> Vec<(u32, u64, u64)> {
-        let mut rows: Vec<_> = commit.tables.iter().map(|(table, sum)| (table.0, sum.rows, sum.bytes)).collect();
-        rows.sort_unstable();
-        rows
+    /// Feeds messages of 10 bytes each; for each commit that they complete, table, rows and bytes.
+    fn feed(transactions: &mut Transactions, messages: &[Head<'static>]) -> Vec<Vec<(u32, u64, u64)>> {
+        let mut commits = Vec::new();
+        for head in messages {
+            if let Some(commit) = transactions.message(head, 10) {
+                let rows = commit.tables.iter().map(|(table, sum)| (table.0, sum.rows, sum.bytes));
+                commits.push(rows.collect::<BTreeSet<_>>().into_iter().collect());
+            }
+        }
+        commits
     }
 
     #[test]
@@ -211,16 +220,16 @@ mod tests {
         let mut transactions = Transactions::default();
         let update = Head::Update { xid: None, relation: Oid(2) };
         let commits = feed(&mut transactions, &[begin(), insert(None, 1), update, insert(None, 1), commit()]);
-        assert_eq!(commits.iter().map(rows).collect::<Vec<_>>(), [vec![(1, 2, 20), (2, 1, 10)]]);
+        assert_eq!(commits, [vec![(1, 2, 20), (2, 1, 10)]]);
         assert!(transactions.at_commit_boundary());
     }
 
     #[test]
     fn a_transaction_without_published_change_is_not_a_commit() {
         let mut transactions = Transactions::default();
-        assert_eq!(feed(&mut transactions, &[begin(), commit()]), []);
+        assert!(feed(&mut transactions, &[begin(), commit()]).is_empty());
         let message = |transactional| Head::Message { xid: None, transactional, lsn: Lsn(1), prefix: b"p" };
-        assert_eq!(feed(&mut transactions, &[message(false), begin(), commit()]), []);
+        assert!(feed(&mut transactions, &[message(false), begin(), commit()]).is_empty());
         assert_eq!(feed(&mut transactions, &[begin(), message(true), commit()]).len(), 1);
         assert_eq!(feed(&mut transactions, &[begin(), Head::Truncate { xid: None }, commit()]).len(), 1);
     }
@@ -229,10 +238,10 @@ mod tests {
     fn what_an_aborted_sub_transaction_streamed_is_taken_out_again() {
         let mut transactions = Transactions::default();
         let streamed = [start(5), insert(Some(5), 1), insert(Some(6), 1), insert(Some(7), 2), Head::StreamStop];
-        assert_eq!(feed(&mut transactions, &streamed), []);
+        assert!(feed(&mut transactions, &streamed).is_empty());
         assert_eq!(transactions.open(), (1, 30));
         let commits = feed(&mut transactions, &[abort(5, 6), stream_commit(5)]);
-        assert_eq!(rows(&commits[0]), [(1, 1, 10), (2, 1, 10)]);
+        assert_eq!(commits, [vec![(1, 1, 10), (2, 1, 10)]]);
         assert_eq!(transactions.open(), (0, 0));
     }
 
@@ -241,7 +250,7 @@ mod tests {
         let mut transactions = Transactions::default();
         let streamed = [start(5), insert(Some(5), 1), insert(Some(6), 1), Head::StreamStop];
         feed(&mut transactions, &streamed);
-        assert_eq!(feed(&mut transactions, &[abort(5, 5)]), []);
+        assert!(feed(&mut transactions, &[abort(5, 5)]).is_empty());
         assert_eq!(transactions.open(), (0, 0));
     }
 
@@ -265,8 +274,7 @@ mod tests {
             stream_commit(5),
         ];
         let commits = feed(&mut transactions, &messages);
-        let rows: Vec<_> = commits.iter().map(rows).collect();
-        assert_eq!(rows, [vec![(1, 1, 10)], vec![(3, 1, 10)], vec![(1, 2, 20)]]);
+        assert_eq!(commits, [vec![(1, 1, 10)], vec![(3, 1, 10)], vec![(1, 2, 20)]]);
     }
 
     #[test]
@@ -274,11 +282,9 @@ mod tests {
         let mut transactions = Transactions::default();
         let prepare = Prepare { prepare_lsn: Lsn(50), end_lsn: Lsn(60), prepare_ts: TS, xid: Xid(1), gid: b"g" };
         let messages = [Head::BeginPrepare(prepare), insert(None, 1), Head::Prepare(prepare)];
-        let prepared = feed(&mut transactions, &messages);
-        assert_eq!((prepared[0].commit_lsn, rows(&prepared[0])), (Lsn(50), vec![(1, 1, 10)]));
+        assert_eq!(feed(&mut transactions, &messages), [vec![(1, 1, 10)]]);
         let commit = CommitPrepared { commit_lsn: Lsn(70), end_lsn: Lsn(80), commit_ts: TS, xid: Xid(1), gid: b"g" };
-        let committed = feed(&mut transactions, &[Head::CommitPrepared(commit)]);
-        assert_eq!((committed[0].commit_lsn, rows(&committed[0])), (Lsn(70), vec![]));
+        assert_eq!(feed(&mut transactions, &[Head::CommitPrepared(commit)]), [vec![]]);
     }
 
     #[test]

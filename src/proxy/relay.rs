@@ -24,6 +24,10 @@ use crate::telemetry::ProxyMetrics;
 /// What one read asks for. Larger reads were no faster, and smaller ones cost system calls.
 const BUFFER: usize = 64 * 1024;
 
+/// Reads in one direction before the other has its turn: without a limit, a stream that never pauses would keep
+/// the acknowledgements waiting until Tokio's own limit stops both.
+const TURN: usize = 8;
+
 /// How long a client whose stream was cut may take to close its side, so that what it still acknowledges
 /// reaches the server.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -129,7 +133,7 @@ impl Pipe {
         to: &mut Stream,
         mut observe: impl FnMut(&[u8]),
     ) -> Poll<Result<(), PipeError>> {
-        loop {
+        for _ in 0..TURN {
             ready!(self.poll_forward(cx, to, self.buffer.len(), &mut observe))?;
             ready!(self.poll_end(cx, to))?;
             if self.stage == Stage::Ended {
@@ -137,6 +141,8 @@ impl Pipe {
             }
             ready!(self.poll_fill(cx, from))?;
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// The same up to the first place where the tap lets the stream be cut, and ends there.
@@ -147,7 +153,7 @@ impl Pipe {
         to: &mut Stream,
         tap: &mut Tap,
     ) -> Poll<Result<(), PipeError>> {
-        loop {
+        for _ in 0..TURN {
             if self.cut.is_none() {
                 let unread = self.buffer.get(self.tapped..).unwrap_or_default();
                 self.cut = tap.read_to_cut(unread, Instant::now()).map(|len| self.tapped + len);
@@ -163,6 +169,8 @@ impl Pipe {
             }
             ready!(self.poll_fill(cx, from))?;
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Writes the buffer up to `end`, then flushes.

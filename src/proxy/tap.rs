@@ -13,6 +13,7 @@ use crate::ident::SlotName;
 use crate::lag::{Attachment, Consumer, History, SlotKind, Untapped};
 use crate::source::Source;
 use crate::telemetry::StreamMetrics;
+use crate::time::PgTimestamp;
 use crate::wire::command::{Command, Mode, StartReplication};
 use crate::wire::copy_both::{ReceiverMessage, WalMessage, XLOG_DATA_HEADER};
 use crate::wire::{Cursor, DecodeError, Fault, Frame, FrameReader};
@@ -153,7 +154,8 @@ impl Session {
         let Streaming::Followed(stream) = &self.streaming else { return None };
         let mut lag = self.source.lag();
         let consumer = lag.attached(stream)?;
-        Some(loop {
+        let mut heard = None;
+        let read = loop {
             if to_cut && reader.at_boundary() && consumer.at_commit_boundary() {
                 break Read::ToCut;
             }
@@ -163,16 +165,19 @@ impl Session {
                 Err(error) => break Read::ToFault(Untapped::Frame, error),
             };
             match frame.tag {
-                b'd' => {
-                    if let Err(error) = wal_message(frame, consumer, &mut self.metrics, now) {
-                        break Read::ToFault(Untapped::Message, error);
-                    }
-                }
+                b'd' => match wal_message(frame, consumer, &mut self.metrics, now) {
+                    Ok(send_time) => heard = Some(send_time),
+                    Err(error) => break Read::ToFault(Untapped::Message, error),
+                },
                 b'Z' => break Read::ToEnd,
                 // CopyDone, CommandComplete, a notice or an error: the ReadyForQuery is still to come.
                 _ => {}
             }
-        })
+        };
+        if let Some(send_time) = heard {
+            consumer.heard(send_time, now);
+        }
+        Some(read)
     }
 
     /// A message outside a stream that is followed.
@@ -279,22 +284,24 @@ impl Session {
     }
 }
 
+/// Reads a CopyData of the server's; returns when it was sent.
 #[inline]
 fn wal_message(
     frame: Frame<'_>,
     consumer: &mut Consumer,
     metrics: &mut StreamMetrics,
     now: Instant,
-) -> Result<(), DecodeError> {
+) -> Result<PgTimestamp, DecodeError> {
     match WalMessage::parse(frame.head)? {
         WalMessage::XLogData(data) => {
             metrics.message(data.data.first());
-            consumer.xlog_data(&data, (frame.len - XLOG_DATA_HEADER) as u64, now)
+            consumer.xlog_data(&data, (frame.len - XLOG_DATA_HEADER) as u64, now)?;
+            Ok(data.send_time)
         }
         WalMessage::Keepalive(keepalive) => {
             metrics.keepalive();
-            consumer.keepalive(&keepalive, now);
-            Ok(())
+            consumer.keepalive(&keepalive);
+            Ok(keepalive.send_time)
         }
     }
 }

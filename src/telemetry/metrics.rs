@@ -176,6 +176,21 @@ const TYPES: [(&[u8], &str); 13] = [
     (b"", "unknown"),
 ];
 
+/// The index in `TYPES` of each tag.
+const TYPE_OF_TAG: [u8; 256] = {
+    let mut types = [TYPES.len() as u8 - 1; 256];
+    let mut index = 0;
+    while index < TYPES.len() {
+        let mut tags = TYPES[index].0;
+        while let [tag, rest @ ..] = tags {
+            types[*tag as usize] = index as u8;
+            tags = rest;
+        }
+        index += 1;
+    }
+    types
+};
+
 /// The counters of a replication stream. Messages are counted locally and added up once per piece of input.
 pub struct StreamMetrics {
     source: String,
@@ -204,13 +219,7 @@ impl StreamMetrics {
     /// A pgoutput message with this tag.
     #[inline]
     pub fn message(&mut self, tag: Option<&u8>) {
-        let index = match tag {
-            Some(b'I') => 0,
-            Some(b'U') => 1,
-            Some(b'D') => 2,
-            Some(tag) => TYPES.iter().position(|(tags, _)| tags.contains(tag)).unwrap_or(TYPES.len() - 1),
-            None => TYPES.len() - 1,
-        };
+        let index = usize::from(TYPE_OF_TAG[usize::from(tag.copied().unwrap_or(0))]);
         if let Some((count, _)) = self.messages.get_mut(index) {
             *count += 1;
         }
