@@ -164,6 +164,16 @@ async fn tail(args: &Args) -> Result<(), Error> {
             biased;
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            // Before the data: a stream without a pause is acknowledged as well.
+            _ = ticks.tick() => {
+                idle_ticks += 1;
+                if output.position > acked || idle_ticks >= 10 {
+                    output.flush()?;
+                    acked = output.position;
+                    idle_ticks = 0;
+                    stream.queue_status(&status(acked));
+                }
+            }
             data = stream.next() => {
                 let Some(data) = data? else { break };
                 let message = data.message()?;
@@ -190,15 +200,6 @@ async fn tail(args: &Args) -> Result<(), Error> {
             }
             // Nothing has come at once: what is buffered can be shown.
             () = ready(()), if output.dirty => output.flush()?,
-            _ = ticks.tick() => {
-                idle_ticks += 1;
-                if output.position > acked || idle_ticks >= 10 {
-                    output.flush()?;
-                    acked = output.position;
-                    idle_ticks = 0;
-                    stream.queue_status(&status(acked));
-                }
-            }
         }
     }
     output.flush()?;

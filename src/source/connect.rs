@@ -121,7 +121,8 @@ impl Connector {
                 }
             };
             for place in places {
-                for &encryption in self.encryptions(&place) {
+                let mut encryptions = self.encryptions(&place).iter().copied().peekable();
+                while let Some(encryption) = encryptions.next() {
                     let mut as_planned = false;
                     let attempt = async {
                         let connected = self.dial(host, &place, encryption).await?;
@@ -134,7 +135,7 @@ impl Connector {
                     };
                     let (fall_back, last) = (falls_back(&failure, as_planned), ends_search(&failure));
                     failures.push((Some(place_label(host, &place)), failure));
-                    if fall_back {
+                    if fall_back && encryptions.peek().is_some() {
                         continue;
                     }
                     if last {

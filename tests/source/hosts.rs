@@ -68,14 +68,16 @@ async fn the_first_host_that_answers_is_taken() {
     assert!(address.ip().is_loopback() && address.port() == port);
     assert!(bare.stream.tcp().unwrap().nodelay().unwrap());
 
-    let connector = connector(&dsn);
-    assert_eq!(connector.open_host(&connector.dsn().hosts()[0]).await.unwrap_err().kind(), "refused");
-    connector.open_host(&connector.dsn().hosts()[2]).await.unwrap();
+    let several = connector(&dsn);
+    assert_eq!(several.open_host(&several.dsn().hosts()[0]).await.unwrap_err().kind(), "refused");
+    several.open_host(&several.dsn().hosts()[2]).await.unwrap();
 
     // Refused by one that is up, the others are not asked: the same role would be tried again and again.
-    let dsn = format!("host=127.0.0.1,127.0.0.1 port={port},{port} user=nobody dbname=postgres");
-    let error = super::support::client::connector(&dsn).sql().await.unwrap_err();
-    assert_eq!(error.to_string().matches("does not exist").count(), 1, "{error}");
+    for mode in ["disable", "prefer"] {
+        let dsn = format!("host=127.0.0.1,127.0.0.1 port={port},{port} user=nobody dbname=postgres sslmode={mode}");
+        let error = connector(&dsn).sql().await.unwrap_err();
+        assert_eq!(error.to_string().matches("does not exist").count(), 1, "{error}");
+    }
 }
 
 #[tokio::test]
