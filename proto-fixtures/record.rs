@@ -46,8 +46,9 @@ const fn recording(
 const PROTOCOL: &[Recording] = &[
     recording("text", 14, "basic", &["--messages"]),
     recording("binary", 14, "basic", &["--messages", "--binary"]),
-    recording("types_text", 14, "types", &[]),
-    recording("types_binary", 14, "types", &["--binary"]),
+    // The forms of values are the same in all versions.
+    recording("types_text", 18, "types", &[]),
+    recording("types_binary", 18, "types", &["--binary"]),
     recording("identity", 14, "identity", &[]),
     recording("empty", 14, "empty", &["--messages"]),
     recording("origin", 14, "origin", &[]),
