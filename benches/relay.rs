@@ -1,8 +1,9 @@
 //! The proxy beside a direct connection and an HAProxy TCP relay, in one run: throughput, CPU, latency, memory.
 //!
 //! `cargo bench --bench relay`. A synthetic walsender and its client are threads of this program; walgate and HAProxy are
-//! processes of their own, whose CPU time and memory are read from `/proc`. The stream is a recorded one of pgbench
-//! (`proto-fixtures/bench/pgbench_text.bin`), repeated with LSNs that go on, and acknowledged once per repetition. The
+//! processes of their own, whose CPU time and memory are read from `/proc`. The streams are recorded ones (`proto-fixtures/bench`):
+//! pgbench's own transactions, whose frames are about the smallest there are, and rows of 20 columns with jsonb. They are
+//! repeated with LSNs that go on, and acknowledged once per repetition. The
 //! ways are measured in turn, several rounds of them, and the median of each is shown. HAProxy runs with its defaults; where it
 //! is not installed its lines are missing, loudly. The last part does the same with real servers and a subscription.
 
@@ -25,13 +26,18 @@ const IDLE_SESSIONS: usize = 1_000;
 const GIBIBYTE: usize = 1 << 30;
 
 fn main() -> io::Result<()> {
-    let recording = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("proto-fixtures/bench/pgbench_text.bin"))?;
-    let recording = Recording::new(recording);
-    tap_alone(&recording);
+    let recording = |name: &str| {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("proto-fixtures/bench/{name}.bin"));
+        fs::read(file).map(Recording::new)
+    };
+    let (pgbench, wide) = (recording("pgbench_text")?, recording("wide_text")?);
+    tap_alone("pgbench", &pgbench);
+    tap_alone("wide rows", &wide);
     let ways = ways();
-    throughput(&ways, &recording)?;
+    throughput("pgbench", &ways, &pgbench)?;
+    throughput("wide rows", &ways, &wide)?;
     latency(&ways)?;
-    memory(&ways, &recording)?;
+    memory(&ways, &pgbench)?;
     subscription()
 }
 
@@ -147,11 +153,12 @@ struct Recording {
     lsns: Vec<(usize, u64)>,
     /// Beyond the last of them.
     end: u64,
+    frames: usize,
 }
 
 impl Recording {
     fn new(bytes: Vec<u8>) -> Recording {
-        let (mut lsns, mut at) = (Vec::new(), 0);
+        let (mut lsns, mut at, mut frames) = (Vec::new(), 0, 0);
         while at + 31 <= bytes.len() {
             let len = u32::from_be_bytes(bytes[at + 1..at + 5].try_into().expect("four bytes")) as usize + 1;
             if bytes[at + 5] == b'w' {
@@ -163,11 +170,17 @@ impl Recording {
                 lsns.extend(fields.iter().map(|field| at + field));
             }
             at += len;
+            frames += 1;
         }
         let read = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().expect("eight bytes"));
         let lsns: Vec<_> = lsns.into_iter().map(|at| (at, read(at))).collect();
         let end = lsns.iter().map(|(_, lsn)| lsn + 1).max().expect("a transaction");
-        Recording { bytes, lsns, end }
+        Recording { bytes, lsns, end, frames }
+    }
+
+    /// The mean length of a frame.
+    fn frame(&self) -> usize {
+        self.bytes.len() / self.frames
     }
 
     /// Moves all LSNs behind those of the repetitions before.
@@ -226,7 +239,7 @@ fn discard(mut stream: TcpStream) -> JoinHandle<()> {
 }
 
 /// How fast the tap itself is: frames, heads, counters and the timeline, without sockets.
-fn tap_alone(recording: &Recording) {
+fn tap_alone(name: &str, recording: &Recording) {
     use walgate::proxy::Tap;
     use walgate::source::{Connector, Dsn, Source, dsn::SystemEnvironment};
 
@@ -258,7 +271,11 @@ fn tap_alone(recording: &Recording) {
             bytes as f64 / spent.as_secs_f64() / 1e9
         })
         .collect();
-    println!("\ntap alone, 64 KiB pieces: {:.2} GB/s (median of {ROUNDS})", median(&mut rates));
+    println!(
+        "\ntap alone, {name}, {} bytes a frame: {:.2} GB/s (median of {ROUNDS})",
+        recording.frame(),
+        median(&mut rates)
+    );
 }
 
 fn assert_pending(lag: &SourceLag) {
@@ -266,7 +283,7 @@ fn assert_pending(lag: &SourceLag) {
     assert_eq!(report.lag.transactions, Some(0), "all was acknowledged");
 }
 
-fn throughput(ways: &[Way], recording: &Recording) -> io::Result<()> {
+fn throughput(name: &str, ways: &[Way], recording: &Recording) -> io::Result<()> {
     let mut results: Vec<(Way, Vec<f64>, Vec<f64>)> = ways.iter().map(|way| (*way, Vec::new(), Vec::new())).collect();
     for _ in 0..ROUNDS {
         for (way, rates, costs) in &mut results {
@@ -278,7 +295,8 @@ fn throughput(ways: &[Way], recording: &Recording) -> io::Result<()> {
             costs.push(cpu / (bytes as f64 / 1e9));
         }
     }
-    println!("\none stream of pgbench's transactions, {} s, median of {ROUNDS} rounds\n", STREAM_TIME.as_secs());
+    let frame = recording.frame();
+    println!("\none stream, {name}, {frame} bytes a frame, {} s, median of {ROUNDS} rounds\n", STREAM_TIME.as_secs());
     println!("| | MB/s | CPU s per GB | MB/s, to HAProxy | CPU, to HAProxy |\n|---|--:|--:|--:|--:|");
     let medians: Vec<(Way, f64, f64)> =
         results.into_iter().map(|(way, mut rates, mut costs)| (way, median(&mut rates), median(&mut costs))).collect();

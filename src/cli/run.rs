@@ -139,7 +139,7 @@ pub(super) fn main(args: Args) -> ExitCode {
             return BAD_CONFIG.into();
         }
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("walgate: cannot start: {error}");

@@ -104,14 +104,21 @@ impl Consumer {
     #[inline]
     pub fn xlog_data(&mut self, data: &XLogData<'_>, len: u64, now: Instant) -> Result<(), DecodeError> {
         let Connection::Tapped(_, transactions) = &mut self.connection else { return Ok(()) };
-        let head = Head::parse(data.data, transactions.in_stream())?;
-        if let Head::Relation { relation, schema, name, .. } = head {
-            self.tables.insert(relation, table_name(schema, name));
-        }
-        if let Some(commit) = transactions.message(&head, len) {
-            // Commits come in the order of their records: none below this one's end is left to be sent.
-            self.decoded = self.decoded.max(commit.end_lsn);
-            self.timeline.commit(commit, now);
+        // By arm, so that a row's head stays in registers.
+        match Head::parse(data.data, transactions.in_stream())? {
+            Head::Insert { xid, relation } | Head::Update { xid, relation } | Head::Delete { xid, relation } => {
+                transactions.row(xid, relation, len);
+            }
+            Head::Relation { relation, schema, name, .. } => {
+                self.tables.insert(relation, table_name(schema, name));
+            }
+            head => {
+                if let Some(commit) = transactions.steer(&head) {
+                    // Commits come in the order of their records: none below this one's end is left to be sent.
+                    self.decoded = self.decoded.max(commit.end_lsn);
+                    self.timeline.commit(commit, now);
+                }
+            }
         }
         self.sent = self.sent.max(data.wal_start);
         Ok(())

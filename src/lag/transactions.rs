@@ -68,38 +68,14 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    /// Takes the next message, of `len` bytes from its tag to its end. Returns the commit that it completes,
-    /// unless nothing was published in it.
+    /// Takes an Insert, Update or Delete, of `len` bytes from its tag to its end.
     #[inline]
-    pub fn message(&mut self, head: &Head<'_>, len: u64) -> Option<PublishedCommit<'_>> {
-        match *head {
-            Head::Insert { xid, relation } | Head::Update { xid, relation } | Head::Delete { xid, relation } => {
-                self.changes(xid).row(relation, len);
-                None
-            }
-            _ => self.steer(head),
-        }
+    pub fn row(&mut self, xid: Option<Xid>, relation: Oid, len: u64) {
+        self.changes(xid).row(relation, len);
     }
 
-    /// Whether the stream is inside a chunk, so that messages carry an xid.
-    pub fn in_stream(&self) -> bool {
-        self.chunk.is_some()
-    }
-
-    /// The stream is between transactions and between chunks: what has been sent ends with a commit.
-    pub fn at_commit_boundary(&self) -> bool {
-        !self.in_transaction && self.chunk.is_none()
-    }
-
-    /// How many transactions have been streamed while in progress and are not finished, and the bytes of
-    /// their rows.
-    pub fn open(&self) -> (u64, u64) {
-        let changes = self.streamed.values().flat_map(HashMap::values);
-        let bytes = changes.flat_map(|changes| &changes.tables).map(|(_, volume)| volume.bytes).sum();
-        (self.streamed.len() as u64, bytes)
-    }
-
-    fn steer(&mut self, head: &Head<'_>) -> Option<PublishedCommit<'_>> {
+    /// Takes any other message. Returns the commit that it completes, unless nothing was published in it.
+    pub fn steer(&mut self, head: &Head<'_>) -> Option<PublishedCommit<'_>> {
         match *head {
             Head::Begin(_) | Head::BeginPrepare(_) => {
                 self.current.published = false;
@@ -146,6 +122,24 @@ impl Transactions {
             }
             _ => None,
         }
+    }
+
+    /// Whether the stream is inside a chunk, so that messages carry an xid.
+    pub fn in_stream(&self) -> bool {
+        self.chunk.is_some()
+    }
+
+    /// The stream is between transactions and between chunks: what has been sent ends with a commit.
+    pub fn at_commit_boundary(&self) -> bool {
+        !self.in_transaction && self.chunk.is_none()
+    }
+
+    /// How many transactions have been streamed while in progress and are not finished, and the bytes of
+    /// their rows.
+    pub fn open(&self) -> (u64, u64) {
+        let changes = self.streamed.values().flat_map(HashMap::values);
+        let bytes = changes.flat_map(|changes| &changes.tables).map(|(_, volume)| volume.bytes).sum();
+        (self.streamed.len() as u64, bytes)
     }
 
     fn changes(&mut self, xid: Option<Xid>) -> &mut Changes {
@@ -207,7 +201,9 @@ mod tests {
     fn feed(transactions: &mut Transactions, messages: &[Head<'static>]) -> Vec<Vec<(u32, u64, u64)>> {
         let mut commits = Vec::new();
         for head in messages {
-            if let Some(commit) = transactions.message(head, 10) {
+            if let Head::Insert { xid, relation } | Head::Update { xid, relation } = *head {
+                transactions.row(xid, relation, 10);
+            } else if let Some(commit) = transactions.steer(head) {
                 let rows = commit.tables.iter().map(|(table, sum)| (table.0, sum.rows, sum.bytes));
                 commits.push(rows.collect::<BTreeSet<_>>().into_iter().collect());
             }
@@ -298,7 +294,7 @@ mod tests {
             (insert(Some(5), 1), false),
             (Head::StreamStop, true),
         ] {
-            transactions.message(&message, 10);
+            feed(&mut transactions, &[message]);
             assert_eq!(transactions.at_commit_boundary(), boundary, "{message:?}");
         }
     }

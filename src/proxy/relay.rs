@@ -22,7 +22,7 @@ use crate::source::Stream;
 use crate::telemetry::ProxyMetrics;
 
 /// What one read asks for. Larger reads were no faster, and smaller ones cost system calls.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 256 * 1024;
 
 /// Reads in one direction before the other has its turn: without a limit, a stream that never pauses would keep
 /// the acknowledgements waiting until Tokio's own limit stops both.

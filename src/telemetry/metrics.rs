@@ -197,6 +197,8 @@ pub struct StreamMetrics {
     messages: [(u64, Counter); TYPES.len()],
     keepalives: (u64, Counter),
     status_updates: (u64, Counter),
+    /// Commits acknowledged after the same time, not recorded yet: those that were sent in one piece are.
+    acked: (Duration, usize),
     ack_latency: Histogram,
 }
 
@@ -211,6 +213,7 @@ impl StreamMetrics {
             messages: TYPES.map(|(_, kind)| of(kind)),
             keepalives: of("keepalive"),
             status_updates: of("status_update"),
+            acked: (Duration::ZERO, 0),
             ack_latency: histogram!("walgate_ack_latency_seconds", "source" => source.clone()),
             source,
         }
@@ -237,7 +240,11 @@ impl StreamMetrics {
 
     /// A commit that was acknowledged so long after it was sent.
     pub fn acked(&mut self, latency: Duration) {
-        self.ack_latency.record(latency.as_secs_f64());
+        if self.acked.0 != latency {
+            self.record_acked();
+            self.acked.0 = latency;
+        }
+        self.acked.1 += 1;
     }
 
     /// The stream cannot be followed.
@@ -252,6 +259,14 @@ impl StreamMetrics {
             if *count > 0 {
                 counter.increment(std::mem::take(count));
             }
+        }
+        self.record_acked();
+    }
+
+    fn record_acked(&mut self) {
+        let (latency, count) = (self.acked.0, std::mem::take(&mut self.acked.1));
+        if count > 0 {
+            self.ack_latency.record_many(latency.as_secs_f64(), count);
         }
     }
 }
