@@ -1,14 +1,14 @@
 //! A real zero-cache, from npm, with the Node that it needs.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use walgate::scratch::{Cache, Error, Signal, free_port, signal};
 
-use super::last_lines;
+use super::{eventually, last_lines};
 
 /// The release of `@rocicorp/zero` that the tests run.
 const ZERO: &str = "1.9.0";
@@ -23,11 +23,11 @@ const GUARD: &str = r#"trap '' INT TERM; "$@" </dev/null & read -r _; kill -s KI
 pub(crate) struct ZeroCache {
     child: Child,
     directory: tempfile::TempDir,
-    port: u16,
 }
 
 impl ZeroCache {
-    /// Starts one that replicates from the URL `upstream` and keeps its own state in the database `state`.
+    /// Starts one that replicates from the URL `upstream` and keeps its own state in the database `state`; returns when
+    /// it has done its initial sync and serves. Before that, an upstream that goes away makes it exit.
     #[track_caller]
     pub(crate) fn start(upstream: &str, state: &str) -> ZeroCache {
         let installed = installed();
@@ -45,18 +45,17 @@ impl ZeroCache {
         command.env("ZERO_CHANGE_STREAMER_STARTUP_DELAY_MS", "1000");
         command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
         let child = command.process_group(0).spawn().expect("zero-cache starts");
-        ZeroCache { child, directory, port }
+        let zero = ZeroCache { child, directory };
+        eventually("zero-cache to serve", || {
+            TcpStream::connect(("127.0.0.1", port)).map_err(|_| last_lines(&zero.log()))
+        });
+        zero
     }
 
     /// Sends a signal to it and all its workers.
     pub(crate) fn signal(&self, what: Signal) {
         let group = i32::try_from(self.child.id()).expect("a process id is positive");
         signal(-group, what);
-    }
-
-    /// The port of its HTTP interface.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     /// What it wrote so far.
