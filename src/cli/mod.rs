@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Each turns its flags into what the library takes, and its outcome
 //! into the exit status that scripts rely on.
 
+mod demo;
 mod manual;
 mod run;
 mod tail;
@@ -33,6 +34,8 @@ enum Command {
     Run(run::Args),
     /// Print the changes of publications as they come, decoded, from a temporary slot
     Tail(tail::Args),
+    /// See all of it work, on throw-away servers
+    Demo(demo::Args),
     /// Print a completion script for a shell
     Completions(manual::CompletionsArgs),
     /// Print the manual page
@@ -54,13 +57,16 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             };
         }
     };
-    if let Err(error) = telemetry::init_logs() {
+    // What is shown of the demo must not be written across.
+    let level = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    if let Err(error) = telemetry::init_logs(level) {
         eprintln!("walgate: WALGATE_LOG: {error}");
         return BAD_CONFIG.into();
     }
     match cli.command {
         Command::Run(args) => run::main(args),
         Command::Tail(args) => tail::main(&args),
+        Command::Demo(args) => demo::main(&args),
         Command::Completions(args) => manual::completions(&args, &mut Cli::command()),
         Command::Man => manual::page(Cli::command()),
     }

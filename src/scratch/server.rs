@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use super::account::Account;
 use super::process::{Signal, last_lines, run, signal};
 use super::{Error, Installation, file};
+use crate::source::Secret;
 
 /// How long a server may take to start, to stop or to be promoted.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -67,6 +68,7 @@ pub enum Stop {
 pub struct Builder {
     installation: Installation,
     superuser: String,
+    password: Option<Secret>,
     settings: Vec<(String, String)>,
     access: Vec<String>,
     tls: Option<Tls>,
@@ -77,6 +79,7 @@ pub struct Builder {
 pub struct Server {
     installation: Installation,
     superuser: String,
+    password: Option<Secret>,
     directory: PathBuf,
     port: u16,
     account: Option<Account>,
@@ -92,6 +95,13 @@ impl Builder {
         self
     }
 
+    /// Lets in only who knows this password, by SCRAM; without it, whoever is on this machine is trusted.
+    #[must_use]
+    pub fn password(mut self, password: &str) -> Builder {
+        self.password = Some(Secret::new(password.to_owned()));
+        self
+    }
+
     /// Gives a setting of `postgresql.conf` a value, written as without quotes.
     #[must_use]
     pub fn setting(mut self, name: &str, value: &str) -> Builder {
@@ -99,7 +109,7 @@ impl Builder {
         self
     }
 
-    /// Puts a line into `pg_hba.conf`, behind earlier ones and before those that trust everyone on this machine.
+    /// Puts a line into `pg_hba.conf`, behind earlier ones and before those that let everyone on this machine in.
     #[must_use]
     pub fn access(mut self, line: &str) -> Builder {
         self.access.push(line.to_owned());
@@ -117,9 +127,17 @@ impl Builder {
     pub fn start(self) -> Result<Server, Error> {
         let mut server = Server::prepare(self.installation.clone(), self.superuser.clone())?;
         let mut initdb = server.command("initdb");
-        initdb.args(["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username", &self.superuser]);
+        initdb.args(["--no-sync", "--encoding=UTF8", "--locale=C", "--username", &self.superuser]);
+        match &self.password {
+            Some(password) => {
+                server.write("password", password.expose())?;
+                initdb.args(["--auth=scram-sha-256", "--pwfile=password"]);
+            }
+            None => drop(initdb.arg("--auth=trust")),
+        }
         run(initdb.arg("--pgdata").arg(server.data_directory()))?;
         server.configure(&self)?;
+        server.password = self.password;
         server.start_somewhere()?;
         Ok(server)
     }
@@ -130,7 +148,7 @@ impl Server {
     /// twenty slots, senders and origins, prepared transactions, quick reconnection of subscriptions, no `fsync`.
     pub fn builder(installation: Installation) -> Builder {
         let superuser = "postgres".to_owned();
-        Builder { installation, superuser, settings: Vec::new(), access: Vec::new(), tls: None }
+        Builder { installation, superuser, password: None, settings: Vec::new(), access: Vec::new(), tls: None }
     }
 
     /// Starts a streaming standby of this server. This server is stopped for as long as its files are copied (npm's
@@ -138,6 +156,7 @@ impl Server {
     /// which may name a proxy.
     pub fn standby(&mut self, primary: &str) -> Result<Server, Error> {
         let mut standby = Server::prepare(self.installation.clone(), self.superuser.clone())?;
+        standby.password = self.password.clone();
         self.stop(Stop::Fast)?;
         let copied = run(Command::new("cp").arg("-Rp").arg(self.data_directory()).arg(standby.data_directory()));
         self.start()?;
@@ -236,7 +255,7 @@ impl Server {
         self.port
     }
 
-    /// The superuser, who needs no password unless [`Builder::access`] says so.
+    /// The superuser.
     pub fn superuser(&self) -> &str {
         &self.superuser
     }
@@ -256,15 +275,19 @@ impl Server {
         i32::try_from(self.postmaster.as_ref()?.id()).ok()
     }
 
-    /// The connection string of a database, over TCP, as the superuser.
+    /// The connection string of a database, over TCP, as the superuser, with the password if there is one.
     pub fn dsn(&self, database: &str) -> String {
-        format!("host=127.0.0.1 port={} user={} dbname={database}", self.port, self.superuser)
+        self.dsn_via(self.port, database)
+    }
+
+    /// The same by way of a proxy that listens on another port of 127.0.0.1.
+    pub fn dsn_via(&self, port: u16, database: &str) -> String {
+        self.dsn_at("127.0.0.1", port, database)
     }
 
     /// The same over the Unix socket.
     pub fn socket_dsn(&self, database: &str) -> String {
-        let directory = self.socket_directory();
-        format!("host={} port={} user={} dbname={database}", directory.display(), self.port, self.superuser)
+        self.dsn_at(&self.socket_directory().display().to_string(), self.port, database)
     }
 
     /// What the server has logged.
@@ -280,8 +303,8 @@ impl Server {
         watchdog.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let watchdog = watchdog.spawn().map_err(|source| Error::Run { program: "sh".to_owned(), source })?;
         let directory = directory.keep();
-        let (port, account, postmaster) = (0, None, None);
-        let mut server = Server { installation, superuser, directory, port, account, postmaster, watchdog };
+        let (port, account, postmaster, password) = (0, None, None, None);
+        let mut server = Server { installation, superuser, password, directory, port, account, postmaster, watchdog };
         server.account = Account::below(owner)?;
         let run = server.socket_directory();
         fs::create_dir(&run).map_err(file("create", &run))?;
@@ -326,14 +349,21 @@ impl Server {
         self.append("data/postgresql.conf", &text)?;
 
         let mut access = String::new();
-        let trust = ["local all", "local replication", "host all", "host replication"].map(|scope| match scope {
-            scope if scope.starts_with("local") => format!("{scope} all trust"),
-            scope => format!("{scope} all 127.0.0.1/32 trust"),
-        });
-        for line in builder.access.iter().chain(&trust) {
+        let method = if builder.password.is_some() { "scram-sha-256" } else { "trust" };
+        let local = ["local all all", "local replication all"].map(|scope| format!("{scope} {method}"));
+        let tcp = ["host all all", "host replication all"].map(|scope| format!("{scope} 127.0.0.1/32 {method}"));
+        for line in builder.access.iter().chain(&local).chain(&tcp) {
             let _ = writeln!(access, "{line}");
         }
         self.write("data/pg_hba.conf", &access)
+    }
+
+    fn dsn_at(&self, host: &str, port: u16, database: &str) -> String {
+        let mut dsn = format!("host={host} port={port} user={} dbname={database}", self.superuser);
+        if let Some(password) = &self.password {
+            let _ = write!(dsn, " password={}", password.expose());
+        }
+        dsn
     }
 
     /// Starts on a free port; on another when somebody was quicker to take it.
@@ -361,7 +391,11 @@ impl Server {
     /// A command that runs one of the installation's programs as the server's user.
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.program(name));
-        command.current_dir(&self.directory).env("LC_ALL", "C").env_remove("PGDATA");
+        command.current_dir(&self.directory).env("LC_ALL", "C");
+        // Some are settings of a server, and others would change how its own libpq connects to another one.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+            command.env_remove(name);
+        }
         if let Some(account) = self.account {
             account.run(&mut command);
         }

@@ -15,9 +15,9 @@ const ZERO: &str = "1.9.0";
 /// The Node that runs it: npm's package `node-<platform>` is one program, without an install script.
 const NODE: &str = "22.23.3";
 
-/// Runs zero-cache until the pipe on standard input closes, then ends the process group: zero-cache starts workers, and
-/// a test that is killed must not leave them.
-const GUARD: &str = r#"trap '' INT TERM; "$@" </dev/null & read -r _; kill -s KILL -- -$$"#;
+/// Runs zero-cache until the pipe on standard input closes: a test that is killed must not leave it. Its workers end
+/// with it.
+const GUARD: &str = r#""$@" </dev/null & read -r _; kill -s KILL $!"#;
 
 /// A running zero-cache. It and its workers end with this value.
 pub(crate) struct ZeroCache {
@@ -52,10 +52,21 @@ impl ZeroCache {
         zero
     }
 
-    /// Sends a signal to it and all its workers.
+    /// Sends a signal to it and all its workers, each of which has a process group of its own.
     pub(crate) fn signal(&self, what: Signal) {
-        let group = i32::try_from(self.child.id()).expect("a process id is positive");
-        signal(-group, what);
+        let output = Command::new("ps").args(["-A", "-o", "pid=,ppid="]).output().expect("ps starts");
+        let table = String::from_utf8_lossy(&output.stdout);
+        let pairs = table.lines().filter_map(|line| line.trim().split_once(' '));
+        let parents: Vec<(i32, i32)> =
+            pairs.filter_map(|(pid, parent)| Some((pid.parse().ok()?, parent.trim().parse().ok()?))).collect();
+        let guard = i32::try_from(self.child.id()).expect("a process id is positive");
+        let mut family = vec![guard];
+        while let Some(parent) = family.pop() {
+            family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| pid));
+            if parent != guard {
+                signal(parent, what);
+            }
+        }
     }
 
     /// What it wrote so far.
@@ -79,6 +90,7 @@ impl ZeroCache {
 impl Drop for ZeroCache {
     fn drop(&mut self) {
         self.signal(Signal::Kill);
+        // Waiting closes the pipe, which the guard waits for.
         let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("--- zero-cache's log ends with:\n{}", last_lines(&self.log()));

@@ -1,0 +1,117 @@
+//! The demo: it tells its story, and leaves nothing behind however it ends.
+
+#[expect(dead_code, reason = "each test program uses a part of it")]
+mod support;
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use support::{eventually, last_lines};
+use tempfile::TempDir;
+use walgate::scratch::{Signal, signal};
+
+/// A demo with a directory for temporary files to itself.
+struct Demo {
+    child: Child,
+    place: TempDir,
+}
+
+#[test]
+fn once_tells_the_story_and_finds_it_true() {
+    let mut demo = Demo::start(&["--once"]);
+    let status = demo.ended();
+    let output = demo.output();
+    assert!(status.success(), "{output}");
+    assert_eq!(output.matches("\nok ").count(), 8, "{output}");
+    for shown in ["/v1/lag", "/metrics", "following", "stalled", "catching up"] {
+        assert!(output.contains(shown), "{shown}: {output}");
+    }
+    demo.left_nothing();
+}
+
+#[test]
+fn an_interrupt_ends_it_and_leaves_nothing() {
+    let mut demo = Demo::start(&[]);
+    demo.wait_for("stalled ");
+    signal(demo.pid(), Signal::Interrupt);
+    assert!(demo.ended().success(), "{}", demo.output());
+    demo.left_nothing();
+}
+
+#[test]
+fn an_interrupt_while_it_starts_leaves_nothing() {
+    let mut demo = Demo::start(&[]);
+    demo.wait_for("Starting");
+    signal(demo.pid(), Signal::Interrupt);
+    demo.ended();
+    demo.left_nothing();
+}
+
+#[test]
+fn a_demo_that_is_killed_leaves_nothing() {
+    let mut demo = Demo::start(&["--once"]);
+    demo.wait_for("following ");
+    signal(demo.pid(), Signal::Kill);
+    assert!(!demo.ended().success());
+    demo.left_nothing();
+}
+
+impl Demo {
+    fn start(arguments: &[&str]) -> Demo {
+        let place = tempfile::tempdir().expect("a temporary directory can be made");
+        // Its servers may run as another user.
+        fs::set_permissions(place.path(), Permissions::from_mode(0o755)).expect("the directory is ours");
+        let output = File::create(place.path().join("output")).expect("a file can be made");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+        command.arg("demo").args(arguments).env("TMPDIR", place.path()).stdin(Stdio::null());
+        command.stdout(output.try_clone().expect("the file can be shared")).stderr(output);
+        Demo { child: command.spawn().expect("the demo starts"), place }
+    }
+
+    fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).expect("a process id is positive")
+    }
+
+    fn output(&self) -> String {
+        fs::read_to_string(self.place.path().join("output")).unwrap_or_default()
+    }
+
+    #[track_caller]
+    fn wait_for(&self, text: &str) {
+        eventually(text, || {
+            let output = self.output();
+            if output.contains(text) { Ok(()) } else { Err(last_lines(&output)) }
+        });
+    }
+
+    #[track_caller]
+    fn ended(&mut self) -> ExitStatus {
+        eventually("the demo to end", || match self.child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err((other.err(), last_lines(&self.output()))),
+        })
+    }
+
+    /// Waits until no process speaks of its directory and nothing but its output is in there.
+    #[track_caller]
+    fn left_nothing(&self) {
+        let place = self.place.path().to_str().expect("the path is text");
+        eventually("nothing to be left", || {
+            let ps = Command::new("ps").args(["-A", "-o", "pid=,args="]).output().expect("ps starts");
+            let processes = String::from_utf8_lossy(&ps.stdout).into_owned();
+            let processes: Vec<String> =
+                processes.lines().filter(|line| line.contains(place)).map(str::to_owned).collect();
+            let files = fs::read_dir(place).expect("the directory is there").flatten();
+            let files: Vec<_> = files.map(|file| file.file_name()).filter(|name| name != "output").collect();
+            if processes.is_empty() && files.is_empty() { Ok(()) } else { Err((processes, files)) }
+        });
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
