@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::interval;
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::BAD_CONFIG;
@@ -18,6 +18,9 @@ use crate::proxy::{Limits, ListenAddr, Proxy, ServerTls, ServerTlsError};
 use crate::source::dsn::{DsnError, SystemEnvironment};
 use crate::source::{ConnectError, Connector, Dsn, Source, poll};
 use crate::telemetry::Metrics;
+
+/// How long HTTP requests under way may take once the sessions have ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Turns of sessions between two looks for events.
 const EVENT_INTERVAL: u32 = 4;
@@ -212,8 +215,11 @@ async fn serve(args: Args, config: Config) -> Result<(), Box<dyn std::error::Err
     if let Some(poller) = poller {
         poller.await?;
     }
-    if let Some(http) = http {
-        http.await??;
+    // A request that does not end is not waited for.
+    if let Some(http) = http
+        && let Ok(ended) = timeout(LAST_ANSWERS, http).await
+    {
+        ended??;
     }
     Ok(())
 }
