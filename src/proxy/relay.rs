@@ -58,20 +58,41 @@ pub(super) async fn relay(
     let mut drained = pin!(drain.cancelled());
     let mut draining = false;
     let mut last_words = None;
+    // A server that takes nothing more may have said why: what it sent is still passed on.
+    let mut refused = None;
     std::future::poll_fn(|cx| {
         if !draining && tap.is_some() {
             draining = drained.as_mut().poll(cx).is_ready();
         }
-        let to_client = match &mut tap {
-            Some(tap) if draining => down.poll_to_cut(cx, server, client, tap),
-            Some(tap) => down.poll(cx, server, client, |bytes| tap.read_downstream(bytes, Instant::now())),
-            None => down.poll(cx, server, client, |_| {}),
+        let watch = match tap.as_deref_mut() {
+            None => Watch::Nothing,
+            Some(tap) if draining => Watch::ToCut(tap),
+            Some(tap) => Watch::Downstream(tap),
         };
-        let to_server = match &mut tap {
-            Some(tap) => up.poll(cx, client, server, |bytes| tap.read_upstream(bytes, Instant::now())),
-            None => up.poll(cx, client, server, |_| {}),
+        let to_client = down.poll(cx, server, client, watch);
+        let watch = tap.as_deref_mut().map_or(Watch::Nothing, Watch::Upstream);
+        let mut to_server = Poll::Ready(Ok(()));
+        if refused.is_none() {
+            to_server = up.poll(cx, client, server, watch);
+        }
+        let down_done = match to_client {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(PipeError::Read(error))) => return Poll::Ready(Err(RelayError::Upstream(error))),
+            Poll::Ready(Err(PipeError::Write(error))) => return Poll::Ready(Err(RelayError::Downstream(error))),
         };
-        let (down_done, up_done) = (side(to_client, true)?, side(to_server, false)?);
+        let up_done = match to_server {
+            Poll::Pending => false,
+            Poll::Ready(Ok(())) => true,
+            Poll::Ready(Err(PipeError::Read(error))) => return Poll::Ready(Err(RelayError::Downstream(error))),
+            Poll::Ready(Err(PipeError::Write(error))) => {
+                refused = Some(error);
+                true
+            }
+        };
+        if down_done && let Some(error) = refused.take() {
+            return Poll::Ready(Err(RelayError::Upstream(error)));
+        }
         if down.cut.is_some() && down_done {
             let last_words = last_words.get_or_insert_with(|| Box::pin(sleep(LAST_WORDS)));
             if last_words.as_mut().poll(cx).is_ready() {
@@ -83,20 +104,30 @@ pub(super) async fn relay(
     .await
 }
 
-/// Whether a direction is through, and if it failed, on which side.
-fn side(polled: Poll<Result<(), PipeError>>, to_client: bool) -> Result<bool, RelayError> {
-    match polled {
-        Poll::Pending => Ok(false),
-        Poll::Ready(Ok(())) => Ok(true),
-        Poll::Ready(Err(PipeError::Read(error))) if to_client => Err(RelayError::Upstream(error)),
-        Poll::Ready(Err(PipeError::Write(error))) if !to_client => Err(RelayError::Upstream(error)),
-        Poll::Ready(Err(PipeError::Read(error) | PipeError::Write(error))) => Err(RelayError::Downstream(error)),
-    }
-}
-
 enum PipeError {
     Read(io::Error),
     Write(io::Error),
+}
+
+/// What the tap does with a direction.
+enum Watch<'a> {
+    Nothing,
+    /// Reads what was forwarded to the server.
+    Upstream(&'a mut Tap),
+    /// Reads what was forwarded to the client.
+    Downstream(&'a mut Tap),
+    /// Reads ahead of what is forwarded to the client, up to where the stream may be cut, and ends it there.
+    ToCut(&'a mut Tap),
+}
+
+impl Watch<'_> {
+    fn forwarded(&mut self, bytes: &[u8]) {
+        match self {
+            Watch::Nothing | Watch::ToCut(_) => {}
+            Watch::Upstream(tap) => tap.read_upstream(bytes, Instant::now()),
+            Watch::Downstream(tap) => tap.read_downstream(bytes, Instant::now()),
+        }
+    }
 }
 
 /// One direction.
@@ -126,41 +157,23 @@ impl Pipe {
         Pipe { buffer: BytesMut::new(), sent: 0, tapped: 0, cut: None, unflushed: false, stage: Stage::Open, bytes }
     }
 
-    /// Moves what can be moved; `observe` is shown what was.
+    /// Moves what can be moved.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
-        mut observe: impl FnMut(&[u8]),
+        mut watch: Watch<'_>,
     ) -> Poll<Result<(), PipeError>> {
         for _ in 0..TURN {
-            ready!(self.poll_forward(cx, to, self.buffer.len(), &mut observe))?;
-            ready!(self.poll_end(cx, to))?;
-            if self.stage == Stage::Ended {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.poll_fill(cx, from))?;
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// The same up to the first place where the tap lets the stream be cut, and ends there.
-    fn poll_to_cut(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
-        tap: &mut Tap,
-    ) -> Poll<Result<(), PipeError>> {
-        for _ in 0..TURN {
-            if self.cut.is_none() {
+            if let Watch::ToCut(tap) = &mut watch
+                && self.cut.is_none()
+            {
                 let unread = self.buffer.get(self.tapped..).unwrap_or_default();
                 self.cut = tap.read_to_cut(unread, Instant::now()).map(|len| self.tapped + len);
                 self.tapped = self.buffer.len();
             }
-            ready!(self.poll_forward(cx, to, self.cut.unwrap_or(self.buffer.len()), &mut |_| {}))?;
+            ready!(self.poll_forward(cx, to, self.cut.unwrap_or(self.buffer.len()), &mut watch))?;
             if self.cut.is_some() && self.stage == Stage::Open {
                 self.stage = Stage::Ending;
             }
@@ -180,7 +193,7 @@ impl Pipe {
         cx: &mut Context<'_>,
         to: &mut Stream,
         end: usize,
-        observe: &mut impl FnMut(&[u8]),
+        watch: &mut Watch<'_>,
     ) -> Poll<Result<(), PipeError>> {
         while let Some(waiting) = self.buffer.get(self.sent..end).filter(|waiting| !waiting.is_empty()) {
             let len = ready!(Pin::new(&mut *to).poll_write(cx, waiting)).map_err(PipeError::Write)?;
@@ -191,7 +204,7 @@ impl Pipe {
             self.unflushed = true;
             self.bytes.increment(len as u64);
             if let Some(fresh) = self.buffer.get(self.tapped..self.sent) {
-                observe(fresh);
+                watch.forwarded(fresh);
                 self.tapped = self.sent;
             }
         }

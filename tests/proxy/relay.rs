@@ -199,6 +199,21 @@ fn a_side_that_has_ended_still_receives() {
 }
 
 #[test]
+fn the_reason_a_server_gives_before_it_closes_arrives_though_the_client_was_sending() {
+    let server = FakeServer::new();
+    let walgate = server.behind_walgate(&[]);
+    for _ in 0..20 {
+        let (mut client, mut origin) = Peer::pair(&server, &walgate, &[("user", "u")]);
+        client.0.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        while client.0.write(&[7; 1 << 16]).is_ok() {}
+        origin.send(b"the reason");
+        // Closed with bytes unread, which resets the connection.
+        drop(origin);
+        client.expect(b"the reason");
+    }
+}
+
+#[test]
 fn a_reset_is_passed_on_as_one() {
     let server = FakeServer::new();
     let walgate = server.behind_walgate(&[]);
