@@ -248,7 +248,7 @@ fn tap_alone(name: &str, recording: &Recording) {
     let mut rates: Vec<f64> = (0..ROUNDS)
         .map(|_| {
             let source = Arc::new(Source::new("main", connector.clone(), Duration::from_secs(15)));
-            let mut tap = Tap::new(Arc::clone(&source));
+            let mut tap = Tap::new(Arc::clone(&source), &connector.dsn().hosts()[0]);
             let query = b"START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', publication_names 'p')\0";
             tap.read_upstream(&message(b'Q', query), Instant::now());
             tap.read_downstream(&[b'W', 0, 0, 0, 7, 0, 0, 0], Instant::now());

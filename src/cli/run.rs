@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::BAD_CONFIG;
 use crate::http::{self, View};
 use crate::proxy::{Limits, ListenAddr, Proxy, ServerTls, ServerTlsError};
-use crate::source::dsn::{DsnError, SystemEnvironment};
+use crate::source::dsn::{DsnError, SystemEnvironment, TargetSessionAttrs};
 use crate::source::{ConnectError, Connector, Dsn, Source, poll};
 use crate::telemetry::Metrics;
 
@@ -103,6 +103,8 @@ struct Config {
 enum ConfigError {
     #[error("no source: give --upstream, or set DATABASE_URL or PGHOST")]
     NoSource,
+    #[error("--passive opens no connection that could tell which host target_session_attrs means; name one host")]
+    PassiveChoice,
     #[error("--upstream: {0}")]
     Dsn(#[from] DsnError),
     #[error("--upstream: {0}")]
@@ -118,7 +120,12 @@ impl Config {
             _ => None,
         };
         let limits = Limits { sessions: args.max_sessions, ..Limits::default() };
-        Ok(Config { connector: connector(args)?, tls, limits })
+        let connector = connector(args)?;
+        let dsn = connector.dsn();
+        if args.passive && dsn.hosts().len() > 1 && dsn.target_session_attrs != TargetSessionAttrs::Any {
+            return Err(ConfigError::PassiveChoice);
+        }
+        Ok(Config { connector, tls, limits })
     }
 }
 

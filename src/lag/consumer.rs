@@ -44,10 +44,15 @@ impl Untapped {
     }
 }
 
+/// How long a look at the source vouches that nothing is undecoded: the poller looks once a second.
+const VOUCHES: Duration = Duration::from_secs(3);
+
 /// What is known of one consumer.
 #[derive(Debug)]
 pub struct Consumer {
     kind: SlotKind,
+    /// The server that it streams from, or did last.
+    server: Box<str>,
     timeline: Timeline,
     clock: ServerClock,
     /// Names of the tables whose definitions have come by.
@@ -76,6 +81,7 @@ impl Consumer {
     pub(super) fn new(kind: SlotKind) -> Consumer {
         Consumer {
             kind,
+            server: Box::default(),
             timeline: Timeline::default(),
             clock: ServerClock::default(),
             tables: HashMap::new(),
@@ -155,7 +161,9 @@ impl Consumer {
     }
 
     /// A stream has started.
-    pub(super) fn attach(&mut self, id: u64) {
+    pub(super) fn attach(&mut self, id: u64, kind: SlotKind, server: &str) {
+        self.kind = kind;
+        self.server = server.into();
         self.connection = Connection::Tapped(id, Box::default());
         // The server decodes anew from the restart position; what it had read before does not count.
         self.decoded = Lsn::INVALID;
@@ -166,6 +174,10 @@ impl Consumer {
             Connection::None => None,
             Connection::Tapped(id, _) | Connection::Untapped(id) => Some(id),
         }
+    }
+
+    pub(super) fn server(&self) -> &str {
+        &self.server
     }
 
     pub(super) fn kind(&self) -> SlotKind {
@@ -220,15 +232,16 @@ impl Consumer {
         };
         let age = |time: PgTimestamp| server_now.since(time).as_secs_f64();
         let undecoded = wal.map(|wal| wal.flushed.bytes_since(decoded));
-        let seconds = self.timeline.oldest_commit_ts().map_or(0.0, age);
+        let (open, begun) = match &self.connection {
+            Connection::Tapped(_, transactions) => (transactions.open(), transactions.begun()),
+            Connection::None | Connection::Untapped(_) => ((0, 0), None),
+        };
+        let oldest = self.timeline.oldest_commit_ts().into_iter().chain(begun).min();
+        let seconds = oldest.map_or(0.0, age);
         let seconds_max = match (undecoded, wal) {
             (Some(0), _) => Some(seconds),
             (Some(_), Some(wal)) => wal.clock.last_within(decoded).map(|time| age(time).max(seconds)),
             _ => None,
-        };
-        let (open_transactions, open_bytes) = match &self.connection {
-            Connection::Tapped(_, transactions) => transactions.open(),
-            Connection::None | Connection::Untapped(_) => (0, 0),
         };
         let transactions = self.timeline.transactions();
         let lag = Lag {
@@ -238,12 +251,14 @@ impl Consumer {
             rows: Some(self.timeline.total().rows),
             bytes: Some(self.timeline.total().bytes),
             undecoded_wal_bytes: undecoded,
-            open_transactions: Some(open_transactions),
-            open_bytes: Some(open_bytes),
+            open_transactions: Some(open.0),
+            open_bytes: Some(open.1),
         };
-        let exact = undecoded == Some(0);
+        // What was written since the last look is not known yet: a look that is overdue vouches for nothing.
+        let exact = undecoded == Some(0) && begun.is_none() && wal.is_some_and(|wal| wal.age <= VOUCHES);
         let stage = match (transactions, undecoded) {
             (1.., _) => Some(Stage::Consumer),
+            (0, _) if begun.is_some() => Some(Stage::Walsender),
             (0, Some(1..)) => Some(Stage::Walsender),
             (0, Some(0)) => Some(Stage::None),
             (0, None) => None,

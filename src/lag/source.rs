@@ -37,6 +37,8 @@ pub struct Attachment {
 /// A look at a source through an SQL session.
 #[derive(Clone, Debug)]
 pub struct SourcePoll {
+    /// The server that was looked at, in the same words as the streams' own.
+    pub server: Box<str>,
     /// Which history.
     pub history: History,
     /// How far its WAL is flushed (on a standby: replayed).
@@ -68,6 +70,7 @@ pub struct SlotRow {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WalPosition<'a> {
     pub(super) flushed: Lsn,
+    pub(super) age: Duration,
     pub(super) clock: &'a WalClock,
 }
 
@@ -101,8 +104,15 @@ impl SourceLag {
     pub fn poll(&mut self, poll: SourcePoll, now: Instant) {
         self.identify(poll.history);
         self.wal.sample(poll.flushed, poll.server_time);
-        self.consumers.retain(|slot, consumer| consumer.attached() || poll.slots.contains_key(slot));
+        self.consumers.retain(|slot, consumer| {
+            consumer.attached() || poll.slots.contains_key(slot) || *consumer.server() != *poll.server
+        });
         self.poll = Some((poll, now));
+    }
+
+    /// The poller has lost its session: what it saw last vouches for nothing any more.
+    pub fn lost(&mut self) {
+        self.poll = None;
     }
 
     /// The server says which history it is of. After a failover or a restore nothing that was known holds:
@@ -119,17 +129,17 @@ impl SourceLag {
         self.history = Some(History { timeline, ..history });
     }
 
-    /// A stream of a slot has started. It takes the place of an earlier one that has not ended: the server
+    /// A stream of a slot has started, from this server. It takes the place of an earlier one that has not ended: the server
     /// lets only one read a slot, so that one is dead.
-    pub fn attach(&mut self, slot: SlotName, kind: SlotKind) -> Attachment {
+    pub fn attach(&mut self, slot: SlotName, kind: SlotKind, server: &str) -> Attachment {
         self.attachments += 1;
         let id = self.attachments;
-        self.consumers.entry(slot.clone()).or_insert_with(|| Consumer::new(kind)).attach(id);
+        self.consumers.entry(slot.clone()).or_insert_with(|| Consumer::new(kind)).attach(id, kind, server);
         Attachment { slot, id }
     }
 
     /// The consumer that a stream belongs to; `None` once another stream or a new history took its place.
-    pub fn attached(&mut self, stream: &Attachment) -> Option<&mut Consumer> {
+    pub fn stream(&mut self, stream: &Attachment) -> Option<&mut Consumer> {
         self.consumers.get_mut(&stream.slot).filter(|consumer| consumer.attachment() == Some(stream.id))
     }
 
@@ -149,10 +159,13 @@ impl SourceLag {
     }
 
     fn report(&self, slot: &SlotName, consumer: &Consumer, now: Instant) -> ConsumerReport {
-        let poll = self.poll.as_ref().map(|(poll, at)| (poll, now.saturating_duration_since(*at)));
+        // Positions of one server say nothing about a stream from another.
+        let poll = self.poll.as_ref().filter(|(poll, _)| *poll.server == *consumer.server());
+        let poll = poll.map(|(poll, at)| (poll, now.saturating_duration_since(*at)));
         let poll_age = poll.map(|(_, age)| age);
-        let fresh = poll.filter(|(_, age)| *age <= self.stale_after).map(|(poll, _)| poll);
-        let wal = fresh.map(|poll| WalPosition { flushed: poll.flushed, clock: &self.wal });
+        let fresh = poll.filter(|(_, age)| *age <= self.stale_after);
+        let wal = fresh.map(|(poll, age)| WalPosition { flushed: poll.flushed, age, clock: &self.wal });
+        let fresh = fresh.map(|(poll, _)| poll);
         let (state, stage, lag) = consumer.estimate(wal, self.stale_after, now);
         let row = fresh.and_then(|poll| poll.slots.get(slot));
         let observed_age = match (consumer.last_frame_age(now), poll_age) {
@@ -211,7 +224,7 @@ mod tests {
     impl Bench {
         fn new() -> Bench {
             let mut lag = SourceLag::new("main", STALE);
-            let stream = lag.attach("s".parse().unwrap(), SlotKind::Logical);
+            let stream = lag.attach("s".parse().unwrap(), SlotKind::Logical, "here");
             Bench { lag, start: Instant::now(), stream }
         }
 
@@ -229,6 +242,7 @@ mod tests {
                 safe_wal_size: None,
             };
             let poll = SourcePoll {
+                server: "here".into(),
                 history: History { system: 1, timeline: Some(1) },
                 flushed: Lsn(flushed),
                 server_time: at(1000 + second as i64),
@@ -241,7 +255,7 @@ mod tests {
             let now = self.time(second);
             let send_time = at(1000 + second as i64);
             let keepalive = Keepalive { wal_end: Lsn(wal_end), send_time, reply_requested: false };
-            let consumer = self.lag.attached(&self.stream).unwrap();
+            let consumer = self.lag.stream(&self.stream).unwrap();
             consumer.keepalive(&keepalive);
             consumer.heard(send_time, now);
         }
@@ -258,7 +272,7 @@ mod tests {
             for message in [begin, relation, insert, commit] {
                 let data =
                     XLogData { wal_start: Lsn(lsn), wal_end: Lsn(lsn), send_time: PgTimestamp(time), data: &message };
-                let consumer = self.lag.attached(&self.stream).unwrap();
+                let consumer = self.lag.stream(&self.stream).unwrap();
                 consumer.xlog_data(&data, message.len() as u64, now).unwrap();
                 consumer.heard(PgTimestamp(time), now);
             }
@@ -268,7 +282,7 @@ mod tests {
             let now = self.time(second);
             let (write, flush, apply) = (Lsn(flush), Lsn(flush), Lsn(flush));
             let update = StatusUpdate { write, flush, apply, send_time: at(0), reply_requested: false };
-            self.lag.attached(&self.stream).unwrap().status_update(&update, now, |_| {});
+            self.lag.stream(&self.stream).unwrap().status_update(&update, now, |_| {});
         }
 
         fn report(&self, second: u64) -> ConsumerReport {
@@ -352,8 +366,8 @@ mod tests {
         let mut bench = Bench::new();
         bench.poll(0, 100);
         bench.transaction(1, 200);
-        let second = bench.lag.attach("s".parse().unwrap(), SlotKind::Logical);
-        assert!(bench.lag.attached(&bench.stream).is_none());
+        let second = bench.lag.attach("s".parse().unwrap(), SlotKind::Logical, "here");
+        assert!(bench.lag.stream(&bench.stream).is_none());
         assert_eq!(bench.report(2).state, State::Unknown);
         bench.stream = second;
         bench.transaction(3, 200);
@@ -370,8 +384,39 @@ mod tests {
             assert_eq!(bench.report(1).state, State::Live);
             bench.lag.identify(history);
             assert_eq!(bench.report(1).state, State::Unknown);
-            assert!(bench.lag.attached(&bench.stream).is_none());
+            assert!(bench.lag.stream(&bench.stream).is_none());
         }
+    }
+
+    #[test]
+    fn a_look_at_another_server_or_an_overdue_one_vouches_for_nothing() {
+        let mut bench = Bench::new();
+        bench.poll(0, 100);
+        bench.keepalive(0, 100);
+        assert_eq!(bench.report(3).state, State::Live);
+        assert_eq!(bench.report(4).state, State::Bounded);
+        let elsewhere = SourcePoll { server: "there".into(), ..bench.lag.poll.clone().unwrap().0 };
+        bench.lag.poll(elsewhere, bench.time(4));
+        let report = bench.report(4);
+        assert_eq!((report.state, report.lag.undecoded_wal_bytes), (State::Bounded, None));
+        bench.poll(5, 100);
+        assert_eq!(bench.report(5).state, State::Live);
+        bench.lag.lost();
+        assert_eq!(bench.report(5).state, State::Bounded);
+    }
+
+    #[test]
+    fn a_transaction_that_is_being_sent_is_behind_though_its_commit_has_not_come() {
+        let mut bench = Bench::new();
+        bench.poll(0, 100);
+        bench.keepalive(0, 500);
+        let begin = [&b"B"[..], &400u64.to_be_bytes(), &at(1000).0.to_be_bytes(), &1u32.to_be_bytes()].concat();
+        let data = XLogData { wal_start: Lsn(400), wal_end: Lsn(400), send_time: at(1002), data: &begin };
+        let now = bench.time(2);
+        bench.lag.stream(&bench.stream).unwrap().xlog_data(&data, begin.len() as u64, now).unwrap();
+        let report = bench.report(2);
+        assert_eq!((report.state, report.lag.seconds, report.lag.transactions), (State::Bounded, Some(2.0), Some(0)));
+        assert_eq!(report.stage, Some(Stage::Walsender));
     }
 
     #[test]
@@ -379,7 +424,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.poll(0, 100);
         bench.keepalive(0, 100);
-        bench.lag.attached(&bench.stream).unwrap().untap();
+        bench.lag.stream(&bench.stream).unwrap().untap();
         let report = bench.report(0);
         assert_eq!((report.state, report.active, report.lag.transactions), (State::Unknown, Some(true), None));
     }
@@ -391,7 +436,7 @@ mod tests {
         let gone = SourcePoll { slots: BTreeMap::new(), ..bench.lag.poll.clone().unwrap().0 };
         bench.lag.poll(gone.clone(), bench.time(1));
         assert_eq!(bench.lag.reports(bench.time(1)).len(), 1);
-        bench.lag.attached(&bench.stream).unwrap().detach();
+        bench.lag.stream(&bench.stream).unwrap().detach();
         bench.lag.poll(gone, bench.time(2));
         assert_eq!(bench.lag.reports(bench.time(2)).len(), 0);
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::ident::{Oid, Xid};
 use crate::lsn::Lsn;
-use crate::pgoutput::Head;
+use crate::pgoutput::{Begin, Head, Prepare};
 use crate::time::PgTimestamp;
 
 use super::Volume;
@@ -60,7 +60,8 @@ pub struct Transactions {
     /// The one between Begin and Commit, or Begin Prepare and Prepare; then the last that was finished, whose
     /// memory the next one takes over.
     current: Changes,
-    in_transaction: bool,
+    /// When it was committed, while it is being sent.
+    begun: Option<PgTimestamp>,
     /// Those streamed while in progress, by top-level transaction, then by (sub-)transaction.
     streamed: HashMap<Xid, HashMap<Xid, Changes>>,
     /// The top-level transaction of the chunk that is being streamed.
@@ -77,10 +78,10 @@ impl Transactions {
     /// Takes any other message. Returns the commit that it completes, unless nothing was published in it.
     pub fn steer(&mut self, head: &Head<'_>) -> Option<PublishedCommit<'_>> {
         match *head {
-            Head::Begin(_) | Head::BeginPrepare(_) => {
+            Head::Begin(Begin { commit_ts, .. }) | Head::BeginPrepare(Prepare { prepare_ts: commit_ts, .. }) => {
                 self.current.published = false;
                 self.current.tables.clear();
-                self.in_transaction = true;
+                self.begun = Some(commit_ts);
                 None
             }
             Head::Truncate { xid } | Head::Message { xid, transactional: true, .. } => {
@@ -131,7 +132,12 @@ impl Transactions {
 
     /// The stream is between transactions and between chunks: what has been sent ends with a commit.
     pub fn at_commit_boundary(&self) -> bool {
-        !self.in_transaction && self.chunk.is_none()
+        self.begun.is_none() && self.chunk.is_none()
+    }
+
+    /// When the transaction that is being sent was committed: it is behind, though its rows are not complete.
+    pub fn begun(&self) -> Option<PgTimestamp> {
+        self.begun
     }
 
     /// How many transactions have been streamed while in progress and are not finished, and the bytes of
@@ -158,7 +164,7 @@ impl Transactions {
     }
 
     fn finish(&mut self, commit_lsn: Lsn, end_lsn: Lsn, commit_ts: PgTimestamp) -> Option<PublishedCommit<'_>> {
-        self.in_transaction = false;
+        self.begun = None;
         let tables = &self.current.tables;
         self.current.published.then_some(PublishedCommit { commit_lsn, end_lsn, commit_ts, tables })
     }
@@ -169,7 +175,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::pgoutput::{Begin, Commit, CommitPrepared, Prepare, StreamAbort, StreamCommit, StreamStart};
+    use crate::pgoutput::{Commit, CommitPrepared, StreamAbort, StreamCommit, StreamStart};
 
     const TS: PgTimestamp = PgTimestamp(7);
 

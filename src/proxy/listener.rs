@@ -23,10 +23,11 @@ use crate::source::{Source, Stream};
 use crate::telemetry::ProxyMetrics;
 
 /// When an idle client is probed, how often, and how long what was sent to one may stay unacknowledged: a
-/// client that vanished must not hold a walsender, which would pin its slot.
+/// client that vanished must not hold a walsender, which would pin its slot. Linux counts a closed window as
+/// unacknowledged too, and a client that is only slow to read is to be waited for.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const USER_TIMEOUT: Duration = Duration::from_secs(60);
+const USER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,9 +162,6 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.stop.cancel();
         self.kill.cancel();
-        if let ListenAddr::Unix(path) = &self.address {
-            let _ = fs::remove_file(path);
-        }
     }
 }
 
@@ -188,6 +186,13 @@ async fn accept(
                 sleep(Duration::from_millis(100)).await;
             }
         }
+    }
+    // Now and not when the sessions have ended: by then the socket of that name may be a successor's.
+    if let Listener::Unix(unix) = listener
+        && let Ok(address) = unix.local_addr()
+        && let Some(path) = address.as_pathname()
+    {
+        let _ = fs::remove_file(path);
     }
 }
 

@@ -235,6 +235,7 @@ impl Pipe {
                 Poll::Pending
             }
             Poll::Ready(Ok(0)) => {
+                self.buffer = BytesMut::new();
                 self.stage = Stage::Ending;
                 Poll::Ready(Ok(()))
             }

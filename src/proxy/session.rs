@@ -9,6 +9,7 @@ use metrics::counter;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +18,7 @@ use super::login::pass_authentication_request;
 use super::relay::{RelayError, relay};
 use super::tap::Tap;
 use super::{Limits, ServerTls, is_gone};
-use crate::source::{ConnectError, Source, Stream};
+use crate::source::{ConnectError, Connected, Source, Stream};
 use crate::telemetry::ProxyMetrics;
 use crate::wire::backend::ErrorFields;
 use crate::wire::startup::SessionKind;
@@ -49,11 +50,11 @@ pub(super) async fn serve(shared: &Shared, client: Stream, peer: impl fmt::Displ
         Ok(Ok(request)) => request,
         Ok(Err(HandshakeError::Io(error))) if is_gone(&error) => return,
         Ok(Err(error)) => {
-            count_error("handshake");
+            count_error(shared, "handshake");
             return tracing::info!(%peer, %error, "client refused");
         }
         Err(_) => {
-            count_error("startup_timeout");
+            count_error(shared, "startup_timeout");
             return tracing::info!(%peer, "client sent no start-up packet in time");
         }
     };
@@ -66,7 +67,7 @@ pub(super) async fn serve(shared: &Shared, client: Stream, peer: impl fmt::Displ
         }
         Request::Session { mut client, packet, kind } => {
             let Ok(_slot) = shared.slots.try_acquire() else {
-                count_error("too_many_sessions");
+                count_error(shared, "too_many_sessions");
                 let error = ErrorFields::fatal("53300", "walgate: too many sessions");
                 let hint = format!("The limit is {} (--max-sessions).", shared.limits.sessions);
                 return refuse(&mut client, error.with_hint(hint)).await;
@@ -76,40 +77,43 @@ pub(super) async fn serve(shared: &Shared, client: Stream, peer: impl fmt::Displ
             let Some(server) = Box::pin(connect(shared, &mut client, &packet, &peer)).await else { return };
             drop(packet);
             if let Err(error) = session(shared, client, server, kind).await {
-                log_end(&error, kind, &peer);
+                log_end(shared, &error, kind, &peer);
             }
         }
     }
 }
 
 /// Connects to the source and sends it the client's start-up packet, unchanged.
-async fn connect(shared: &Shared, client: &mut Stream, packet: &[u8], peer: &impl fmt::Display) -> Option<Stream> {
+async fn connect(shared: &Shared, client: &mut Stream, packet: &[u8], peer: &impl fmt::Display) -> Option<Connected> {
     let opened = shared.source.open().await;
     if shared.passive {
         shared.source.reached(opened.as_ref().map(|_| ()));
     }
     let mut server = match opened {
-        Ok(connected) => connected.stream,
+        Ok(connected) => connected,
         Err(error) => {
-            count_error(error.kind());
+            count_error(shared, error.kind());
             tracing::warn!(source = shared.source.name(), %peer, %error, "cannot connect to the source");
             refuse(client, unreachable(&error)).await;
             return None;
         }
     };
-    match server.write_all(packet).await {
-        Ok(()) => {}
-        Err(error) => {
-            count_error("upstream");
-            tracing::warn!(source = shared.source.name(), %peer, %error, "the source closed the connection");
-            return None;
-        }
+    let sent = async {
+        server.stream.write_all(packet).await?;
+        server.stream.flush().await
+    };
+    if let Err(error) = sent.await {
+        count_error(shared, "upstream");
+        tracing::warn!(source = shared.source.name(), %peer, %error, "the source closed the connection");
+        return None;
     }
-    server.flush().await.ok().map(|()| server)
+    Some(server)
 }
 
-async fn session(shared: &Shared, mut client: Stream, mut server: Stream, kind: SessionKind) -> Result<(), RelayError> {
-    let mut tap = (kind != SessionKind::Sql).then(|| Box::new(Tap::new(Arc::clone(&shared.source))));
+async fn session(shared: &Shared, mut client: Stream, server: Connected, kind: SessionKind) -> Result<(), RelayError> {
+    let Connected { stream: mut server, host, .. } = server;
+    let mut tap = (kind != SessionKind::Sql).then(|| Box::new(Tap::new(Arc::clone(&shared.source), &host)));
+    drop(host);
     // Without TLS upstream no channel binding is offered, and a login passes like everything else.
     if server.is_encrypted() {
         let login = Box::pin(pass_authentication_request(&mut client, &mut server, tap.as_deref_mut()));
@@ -134,20 +138,18 @@ async fn session(shared: &Shared, mut client: Stream, mut server: Stream, kind: 
 /// knows the key. A server answers by closing the connection, whether it found the session or not.
 async fn cancel(shared: &Shared, packet: &[u8]) -> Result<(), ConnectError> {
     let connector = shared.source.connector();
-    let mut outcome = Ok(());
-    for host in connector.dsn().hosts() {
-        match connector.open_host(host).await {
-            Ok(connected) => {
-                let mut server = connected.stream;
-                let sent = server.write_all(packet).await.is_ok() && server.flush().await.is_ok();
-                if sent {
-                    let _ = tokio::io::copy(&mut server, &mut tokio::io::sink()).await;
-                }
+    let mut deliveries = JoinSet::new();
+    for host in connector.dsn().hosts().to_vec() {
+        let (connector, packet) = (connector.clone(), packet.to_vec());
+        deliveries.spawn(async move {
+            let mut server = connector.open_host(&host).await?.stream;
+            if server.write_all(&packet).await.is_ok() && server.flush().await.is_ok() {
+                let _ = tokio::io::copy(&mut server, &mut tokio::io::sink()).await;
             }
-            Err(error) => outcome = Err(error),
-        }
+            Ok(())
+        });
     }
-    outcome
+    deliveries.join_all().await.into_iter().collect()
 }
 
 fn reset(stream: &Stream) {
@@ -170,12 +172,13 @@ fn unreachable(error: &ConnectError) -> ErrorFields<'static> {
     ErrorFields::fatal("08001", format!("walgate cannot reach the source: {why}")).with_hint("walgate's log says more.")
 }
 
-fn log_end(error: &RelayError, kind: SessionKind, peer: &impl fmt::Display) {
+fn log_end(shared: &Shared, error: &RelayError, kind: SessionKind, peer: &impl fmt::Display) {
     let (RelayError::Downstream(inner) | RelayError::Upstream(inner)) = error;
-    count_error(match error {
+    let kind_of_error = match error {
         RelayError::Downstream(_) => "downstream",
         RelayError::Upstream(_) => "upstream",
-    });
+    };
+    count_error(shared, kind_of_error);
     if kind == SessionKind::Sql && is_gone(inner) {
         tracing::debug!(%peer, %error, "session ended");
     } else {
@@ -183,6 +186,6 @@ fn log_end(error: &RelayError, kind: SessionKind, peer: &impl fmt::Display) {
     }
 }
 
-fn count_error(kind: &'static str) {
-    counter!("walgate_errors_total", "kind" => kind).increment(1);
+fn count_error(shared: &Shared, kind: &'static str) {
+    counter!("walgate_errors_total", "source" => shared.source.name().to_owned(), "kind" => kind).increment(1);
 }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use crate::ident::SlotName;
 use crate::lag::{Attachment, Consumer, History, SlotKind, Untapped};
 use crate::source::Source;
+use crate::source::dsn::Host;
 use crate::telemetry::StreamMetrics;
 use crate::time::PgTimestamp;
 use crate::wire::command::{Command, Mode, StartReplication};
@@ -37,6 +38,9 @@ pub struct Tap {
 
 struct Session {
     source: Arc<Source>,
+    server: Box<str>,
+    /// The client is in, and the ReadyForQuery that ends the start-up is still to come.
+    greeting: bool,
     metrics: StreamMetrics,
     /// What the client has asked for and the server has not finished answering.
     asked: VecDeque<Asked>,
@@ -71,14 +75,16 @@ enum Read {
 }
 
 impl Tap {
-    /// The tap of a session with `source` that has not begun.
-    pub fn new(source: Arc<Source>) -> Tap {
+    /// The tap of a session with `source` that has not begun, on this of its servers.
+    pub fn new(source: Arc<Source>, server: &Host) -> Tap {
         Tap {
             downstream: FrameReader::new(KEEP_DOWNSTREAM),
             upstream: FrameReader::new(KEEP_UPSTREAM),
             session: Session {
                 metrics: StreamMetrics::new(source.name()),
                 source,
+                server: server.to_string().into(),
+                greeting: false,
                 asked: VecDeque::new(),
                 streaming: Streaming::No,
                 blind: false,
@@ -153,7 +159,7 @@ impl Session {
     fn read_stream(&mut self, reader: &mut FrameReader, bytes: &mut &[u8], now: Instant, to_cut: bool) -> Option<Read> {
         let Streaming::Followed(stream) = &self.streaming else { return None };
         let mut lag = self.source.lag();
-        let consumer = lag.attached(stream)?;
+        let consumer = lag.stream(stream)?;
         let mut heard = None;
         let read = loop {
             if to_cut && reader.at_boundary() && consumer.at_commit_boundary() {
@@ -190,6 +196,8 @@ impl Session {
                     self.source.lag().identify(history);
                 }
             }
+            (b'R', _) => self.greeting = true,
+            (b'Z', _) if self.greeting => self.greeting = false,
             (b'Z', _) => self.answered(),
             _ => {}
         }
@@ -231,7 +239,7 @@ impl Session {
             Ok(_) => (SlotKind::Logical, None),
             Err(reason) => (SlotKind::Logical, Some(*reason)),
         };
-        let stream = slot.map(|slot| self.source.lag().attach(slot, kind));
+        let stream = slot.map(|slot| self.source.lag().attach(slot, kind, &self.server));
         let fault = fault.or(stream.is_none().then_some(Untapped::Command));
         self.streaming = stream.map_or(Streaming::Unfollowed(None), Streaming::Followed);
         if let Some(fault) = fault {
@@ -242,7 +250,7 @@ impl Session {
     fn end_stream(&mut self) {
         if let Streaming::Followed(stream) | Streaming::Unfollowed(Some(stream)) =
             std::mem::replace(&mut self.streaming, Streaming::No)
-            && let Some(consumer) = self.source.lag().attached(&stream)
+            && let Some(consumer) = self.source.lag().stream(&stream)
         {
             consumer.detach();
         }
@@ -254,7 +262,7 @@ impl Session {
             Ok(ReceiverMessage::StatusUpdate(update)) => {
                 let metrics = &mut self.metrics;
                 metrics.status_update();
-                if let Some(consumer) = self.source.lag().attached(stream) {
+                if let Some(consumer) = self.source.lag().stream(stream) {
                     consumer.status_update(&update, now, |latency| metrics.acked(latency));
                 }
             }
@@ -271,7 +279,7 @@ impl Session {
     fn untap(&mut self, reason: Untapped, why: &dyn fmt::Display) {
         self.streaming = match std::mem::replace(&mut self.streaming, Streaming::No) {
             Streaming::Followed(stream) => {
-                if let Some(consumer) = self.source.lag().attached(&stream) {
+                if let Some(consumer) = self.source.lag().stream(&stream) {
                     consumer.untap();
                 }
                 Streaming::Unfollowed(Some(stream))
@@ -279,8 +287,12 @@ impl Session {
             other => other,
         };
         self.metrics.untapped(reason);
-        let (source, reason) = (self.source.name(), reason.as_str());
-        tracing::warn!(source, reason, %why, "a session is relayed but cannot be followed");
+        let source = self.source.name();
+        if reason == Untapped::Physical {
+            tracing::debug!(source, "a physical stream is relayed");
+        } else {
+            tracing::warn!(source, reason = reason.as_str(), %why, "a session is relayed but cannot be followed");
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Row, Statement};
 use tokio_util::sync::CancellationToken;
 
+use super::dsn::Host;
 use super::error::{ConnectError, Failure, ServerError};
 use super::sql::SqlSession;
 use super::watched::{Health, Source};
@@ -26,14 +27,15 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// The first wait after a failed connection, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
-/// One row, whatever else; with the slots, one each. Time is counted as the replication protocol does. The name of
-/// a WAL file begins with its timeline; a standby refuses to name one.
+/// One row, whatever else; with the slots, one each. Time is counted as the replication protocol does, and taken first:
+/// what is written after it is not dated too young. The name of a WAL file begins with its timeline; a standby refuses
+/// to name one.
 const LOOK: &str = "
-    SELECT (SELECT system_identifier FROM pg_control_system()) AS system,
+    SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000 AS server_time,
+           (SELECT system_identifier FROM pg_control_system()) AS system,
            CASE WHEN NOT standby THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4 END
                AS timeline,
-           CASE WHEN standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END AS flushed,
-           (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000 AS server_time,
+           CASE WHEN standby THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_flush_lsn() END AS flushed,
            slot_name::text, slot_type, plugin::text, active, restart_lsn, wal_status, safe_wal_size
     FROM (SELECT pg_is_in_recovery() AS standby) AS server LEFT JOIN pg_replication_slots ON true";
 
@@ -47,16 +49,15 @@ pub async fn poll(source: Arc<Source>, stop: CancellationToken) {
                     if source.health() != Health::Reached {
                         tracing::info!(source = source.name(), host = %session.host(), "source reached");
                     }
-                    pause = BACKOFF.0;
                     source.choose(Some(session.host().clone()));
-                    watch(&source, &session).await
+                    watch(&source, &session, &mut pause).await
                 }
                 Err(error) => error,
             };
-            source.choose(None);
+            source.lag().lost();
             let known = source.health();
             source.reached(Err(&error));
-            counter!("walgate_errors_total", "kind" => error.kind()).increment(1);
+            counter!("walgate_errors_total", "source" => source.name().to_owned(), "kind" => error.kind()).increment(1);
             if source.health() != known {
                 tracing::warn!(source = source.name(), %error, "source cannot be watched; trying again");
             }
@@ -67,48 +68,49 @@ pub async fn poll(source: Arc<Source>, stop: CancellationToken) {
     .await;
 }
 
-/// Looks through one session until it fails.
-async fn watch(source: &Source, session: &SqlSession) -> ConnectError {
-    let statement = match session.prepare(LOOK).await {
-        Ok(statement) => statement,
-        Err(error) => return failed(&error),
+/// Looks through one session until it fails. The pause before the next session starts anew once a look succeeds.
+async fn watch(source: &Source, session: &SqlSession, pause: &mut Duration) -> ConnectError {
+    let statement = match timeout(DEADLINE, session.prepare(LOOK)).await {
+        Ok(Ok(statement)) => statement,
+        Ok(Err(error)) => return failed(&error),
+        Err(_) => return Failure::Timeout(DEADLINE).into(),
     };
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        let begun = Instant::now();
         match timeout(DEADLINE, look(session, &statement)).await {
             Ok(Ok(seen)) => {
-                source.lag().poll(seen, Instant::now());
+                // As old as when it was asked for.
+                source.lag().poll(seen, begun);
                 source.reached(Ok(()));
+                *pause = BACKOFF.0;
             }
-            Ok(Err(error)) => return failed(&error),
+            Ok(Err(error)) => return error,
             Err(_) => return Failure::Timeout(DEADLINE).into(),
         }
     }
 }
 
-async fn look(session: &SqlSession, statement: &Statement) -> Result<SourcePoll, tokio_postgres::Error> {
-    let rows = session.query(statement, &[]).await?;
+async fn look(session: &SqlSession, statement: &Statement) -> Result<SourcePoll, ConnectError> {
+    let rows = session.query(statement, &[]).await.map_err(|error| failed(&error))?;
     let mut seen: Option<SourcePoll> = None;
     for row in &rows {
         let seen = match &mut seen {
             Some(seen) => seen,
-            None => seen.insert(read_server(row)?),
+            None => seen.insert(read_server(row, session.host()).map_err(|error| failed(&error))?),
         };
-        if let Some((name, slot)) = read_slot(row)? {
+        if let Some((name, slot)) = read_slot(row).map_err(|error| failed(&error))? {
             seen.slots.insert(name, slot);
         }
     }
-    // The query gives a row even without slots.
-    match seen {
-        Some(seen) => Ok(seen),
-        None => session.query_one(statement, &[]).await.and_then(|row| read_server(&row)),
-    }
+    seen.ok_or_else(|| Failure::Protocol { during: "watching", problem: "no row".into() }.into())
 }
 
-fn read_server(row: &Row) -> Result<SourcePoll, tokio_postgres::Error> {
+fn read_server(row: &Row, host: &Host) -> Result<SourcePoll, tokio_postgres::Error> {
     Ok(SourcePoll {
+        server: host.to_string().into(),
         history: History {
             system: row.try_get::<_, i64>("system")? as u64,
             timeline: row.try_get::<_, Option<i32>>("timeline")?.map(|timeline| timeline as u32),

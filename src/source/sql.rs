@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::task::JoinHandle;
 use tokio_postgres::config::SslMode;
 use tokio_postgres::{Client, Config, NoTls};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connect::Connector;
 use super::dsn::Host;
@@ -26,7 +26,7 @@ use crate::wire::startup::SessionKind;
 pub struct SqlSession {
     client: Client,
     host: Host,
-    connection: JoinHandle<Result<(), tokio_postgres::Error>>,
+    connection: AbortOnDropHandle<Result<(), tokio_postgres::Error>>,
 }
 
 impl Connector {
@@ -49,7 +49,7 @@ impl Connector {
             .connect_raw(stream, NoTls)
             .await
             .map_err(|error| Failure::Protocol { during: "logging in", problem: error.to_string() })?;
-        Ok(SqlSession { client, host: session.host, connection: tokio::spawn(connection) })
+        Ok(SqlSession { client, host: session.host, connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
     }
 }
 

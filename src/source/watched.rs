@@ -89,7 +89,7 @@ impl Source {
         *self.connector.write().unwrap_or_else(PoisonError::into_inner) = connector;
     }
 
-    /// The poller has found the host that satisfies `target_session_attrs`, or lost it.
+    /// The poller has found the host that satisfies `target_session_attrs`. It stays until another is found.
     pub fn choose(&self, host: Option<Host>) {
         *lock(&self.chosen) = host;
     }
