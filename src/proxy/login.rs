@@ -11,8 +11,8 @@ use super::handshake::refuse;
 use super::relay::RelayError;
 use super::tap::Tap;
 use crate::source::Stream;
+use crate::wire::HEADER;
 use crate::wire::backend::{Authentication, ErrorFields, binds_channel};
-use crate::wire::{HEADER, MAX_BODY};
 
 /// The longest message that a login is expected to have.
 const MAX_MESSAGE: usize = 64 * 1024;
@@ -76,7 +76,7 @@ async fn read_message(from: &mut Stream) -> io::Result<BytesMut> {
     from.read_exact(&mut header).await?;
     let [_, length @ ..] = header;
     let body_len = usize::try_from(u32::from_be_bytes(length)).ok().and_then(|length| length.checked_sub(4));
-    let Some(body_len) = body_len.filter(|len| *len <= MAX_MESSAGE.min(MAX_BODY)) else {
+    let Some(body_len) = body_len.filter(|len| *len <= MAX_MESSAGE) else {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message of a login is too long"));
     };
     let mut message = BytesMut::with_capacity(HEADER + body_len);

@@ -2,7 +2,7 @@
 //!
 //! One task polls both directions. Each has at most one buffer, held only while bytes wait in it: a receiver
 //! that does not read stops the reading from the sender, and an idle session holds none. Bytes are forwarded
-//! first and shown to the tap afterwards, from the very same slice.
+//! first and shown to the tap afterwards, from the very same slice; a drain turns that round, to end at a commit.
 
 use std::future::Future as _;
 use std::io;

@@ -1,8 +1,9 @@
 //! Reads along with a replication session and feeds what it sees into the lag model.
 //!
-//! The tap is shown every byte after it was forwarded, in both directions, and never touches one. It finds the
-//! command that starts a stream, and inside a pgoutput stream the messages and the acknowledgements. Where
-//! it cannot follow it says so ([`Untapped`]) and the bytes go on.
+//! The tap is shown every byte after it was forwarded, in both directions, and never touches one; only while the
+//! session is drained it reads ahead, to find where the stream may end. It finds the command that starts a stream,
+//! and inside a pgoutput stream the messages and the acknowledgements. Where it cannot follow it says so
+//! ([`Untapped`]) and the bytes go on.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,7 +18,7 @@ use crate::telemetry::StreamMetrics;
 use crate::time::PgTimestamp;
 use crate::wire::command::{Command, Mode, StartReplication};
 use crate::wire::copy_both::{ReceiverMessage, WalMessage, XLOG_DATA_HEADER};
-use crate::wire::{Cursor, DecodeError, Fault, Frame, FrameReader};
+use crate::wire::{Cursor, DecodeError, Frame, FrameReader};
 
 /// Bytes kept of a server's message: the longest head of a pgoutput message is a Relation with two names of
 /// 63 bytes, or a Prepare with a gid of 200.
@@ -333,8 +334,7 @@ fn parse_history(row: &[u8]) -> Result<Option<History>, DecodeError> {
     let mut cursor = Cursor::new(row);
     cursor.i16("column count")?;
     let mut text = |field| {
-        let len = cursor.i32(field)?;
-        let len = usize::try_from(len).map_err(|_| cursor.error(Fault::Length(len.into()), field))?;
+        let len = cursor.length(field)?;
         cursor.take(len, field).map(std::str::from_utf8)
     };
     let (system, timeline) = (text("system identifier")?, text("timeline")?);

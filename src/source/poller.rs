@@ -49,7 +49,7 @@ pub async fn poll(source: Arc<Source>, stop: CancellationToken) {
                     if source.health() != Health::Reached {
                         tracing::info!(source = source.name(), host = %session.host(), "source reached");
                     }
-                    source.choose(Some(session.host().clone()));
+                    source.choose(session.host().clone());
                     watch(&source, &session, &mut pause).await
                 }
                 Err(error) => error,

@@ -90,8 +90,8 @@ impl Source {
     }
 
     /// The poller has found the host that satisfies `target_session_attrs`. It stays until another is found.
-    pub fn choose(&self, host: Option<Host>) {
-        *lock(&self.chosen) = host;
+    pub fn choose(&self, host: Host) {
+        *lock(&self.chosen) = Some(host);
     }
 
     /// Opens a connection for a client. Which of several hosts is primary or writable only a login can tell, so

@@ -47,7 +47,7 @@ impl Metrics {
 
     /// Everything in Prometheus' text format.
     pub fn render<'a>(&self, sources: impl IntoIterator<Item = &'a Source>, now: Instant) -> String {
-        self.recorded.run_upkeep();
+        self.upkeep();
         let view = PrometheusBuilder::new().build_recorder();
         with_local_recorder(&view, || {
             describe_view();
