@@ -16,7 +16,7 @@ use std::ops::{AddAssign, SubAssign};
 
 pub use clock::{ServerClock, WalClock};
 pub use consumer::{Consumer, Untapped};
-pub use report::{ConsumerReport, Lag, Observe, Positions, Rates, SlotKind, Stage, State, TableReport};
+pub use report::{ConsumerReport, Lag, Observe, Positions, Rates, SlotKind, SlotReport, Stage, State, TableReport};
 pub use source::{Attachment, History, SlotRow, SourceLag, SourcePoll};
 pub use timeline::{TablePending, Timeline};
 pub use transactions::{PublishedCommit, Transactions};

@@ -1,9 +1,10 @@
-//! What `/v1/lag` answers for one consumer. Every unknown figure is null.
+//! What is shown of a source: `/v1/lag` for each consumer, `/v1/slots` for each slot. Every unknown figure is null.
 
 use serde::Serialize;
 
 use crate::ident::{SlotName, TableName};
 use crate::lsn::Lsn;
+use crate::time::PgTimestamp;
 
 /// One consumer of a source.
 #[derive(Clone, Debug, Serialize)]
@@ -42,6 +43,49 @@ pub struct ConsumerReport {
     pub observed_age_seconds: Option<f64>,
     /// How it was observed.
     pub observe: Observe,
+    /// Why it was not observed any better; null where it was observed as well as can be.
+    pub observe_reason: Option<String>,
+}
+
+/// One row of `pg_replication_slots`, with who reads it.
+#[derive(Clone, Debug, Serialize)]
+pub struct SlotReport {
+    /// The source's name.
+    pub source: String,
+    /// The slot's name.
+    pub slot: SlotName,
+    /// Logical or physical.
+    pub kind: SlotKind,
+    /// The output plugin of a logical slot.
+    pub plugin: Option<String>,
+    /// The database of a logical slot.
+    pub database: Option<String>,
+    /// Whether it goes with the session that made it.
+    pub temporary: bool,
+    /// Whether prepared transactions are decoded when they are prepared.
+    pub two_phase: bool,
+    /// Whether somebody reads it.
+    pub active: bool,
+    /// The process id of the walsender that holds it.
+    pub active_pid: Option<i32>,
+    /// The `application_name` of who holds it.
+    pub application_name: Option<String>,
+    /// The address of who holds it; null for a Unix-domain socket.
+    pub client_addr: Option<String>,
+    /// Since when nobody reads it (PostgreSQL 17 and later).
+    pub inactive_since: Option<PgTimestamp>,
+    /// The oldest WAL that it keeps.
+    pub restart_lsn: Option<Lsn>,
+    /// What its consumer has acknowledged as flushed; null for a physical slot.
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// WAL that it keeps the server from removing, in bytes.
+    pub retained_wal_bytes: Option<u64>,
+    /// `wal_status`: reserved, extended, unreserved or lost.
+    pub wal_status: Option<String>,
+    /// WAL that may still be written before it is lost, in bytes; null where there is no limit.
+    pub safe_wal_bytes: Option<i64>,
+    /// Why it cannot be used any more (PostgreSQL 17 and later).
+    pub invalidation_reason: Option<String>,
 }
 
 /// How far behind a consumer is.
@@ -149,6 +193,8 @@ pub enum Stage {
     None,
     /// The server has not decoded it yet.
     Walsender,
+    /// The server has sent it, and it has not arrived.
+    Network,
     /// The consumer has it and has not acknowledged it.
     Consumer,
 }
@@ -159,4 +205,41 @@ pub enum Stage {
 pub enum Observe {
     /// Its stream passes the proxy, which sees both directions.
     Proxy,
+    /// A temporary copy of its slot is read, and acknowledgements are seen once a second in `pg_replication_slots`.
+    Slot,
+    /// Only its positions are seen, once a second: what lies between them is not decoded.
+    Poll,
+}
+
+impl Stage {
+    /// The stage's name in JSON and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::None => "none",
+            Stage::Walsender => "walsender",
+            Stage::Network => "network",
+            Stage::Consumer => "consumer",
+        }
+    }
+}
+
+impl Observe {
+    /// Its name in JSON and in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Observe::Proxy => "proxy",
+            Observe::Slot => "slot",
+            Observe::Poll => "poll",
+        }
+    }
+}
+
+impl SlotKind {
+    /// The kind's name in JSON and in `pg_replication_slots`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            SlotKind::Logical => "logical",
+            SlotKind::Physical => "physical",
+        }
+    }
 }

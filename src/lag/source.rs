@@ -198,6 +198,7 @@ impl SourceLag {
             observed_age_seconds: observed_age.map(|age| age.as_secs_f64()),
             lag,
             observe: Observe::Proxy,
+            observe_reason: None,
         }
     }
 }
