@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use walgate::lag::SourceLag;
+use walgate::lag::{Observe, SourceLag};
 use walgate::scratch::{Server, free_port, obtain};
 
 const ROUNDS: usize = 5;
@@ -247,7 +247,7 @@ fn tap_alone(name: &str, recording: &Recording) {
     let connector = Connector::new(dsn).expect("no certificates are needed");
     let mut rates: Vec<f64> = (0..ROUNDS)
         .map(|_| {
-            let source = Arc::new(Source::new("main", connector.clone(), Duration::from_secs(15)));
+            let source = Arc::new(Source::new("main", connector.clone(), Observe::Proxy, Duration::from_secs(15)));
             let mut tap = Tap::new(Arc::clone(&source), &connector.dsn().hosts()[0]);
             let query = b"START_REPLICATION SLOT s LOGICAL 0/0 (proto_version '1', publication_names 'p')\0";
             tap.read_upstream(&message(b'Q', query), Instant::now());

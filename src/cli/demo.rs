@@ -22,11 +22,12 @@ use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::{self, View};
+use crate::lag::Observe;
 use crate::proxy::{Limits, ListenAddr, Proxy};
 use crate::scratch::{self, Installation, Server};
 use crate::source::dsn::SystemEnvironment;
 use crate::source::sql::SqlSession;
-use crate::source::{Connector, Dsn, Source, poll};
+use crate::source::{Connector, Dsn, Source, watch};
 use crate::telemetry::Metrics;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -195,7 +196,7 @@ struct Lag {
 impl Daemon {
     async fn start(dsn: &str) -> Result<Daemon, Error> {
         let stale_after = Duration::from_secs(15);
-        let source = Arc::new(Source::new("main", connector(dsn)?, stale_after));
+        let source = Arc::new(Source::new("main", connector(dsn)?, Observe::Proxy, stale_after));
         // The usual ports, where they are free: the ones that the documentation shows.
         let listener = match TcpListener::bind("127.0.0.1:9632").await {
             Ok(listener) => listener,
@@ -214,7 +215,7 @@ impl Daemon {
         let view = Arc::new(View::new(vec![Arc::clone(&source)], Metrics::install()?));
         // They end with the runtime.
         tokio::spawn(http::serve(listener, view, CancellationToken::new()));
-        tokio::spawn(poll(source, CancellationToken::new()));
+        tokio::spawn(watch(source, CancellationToken::new()));
         Ok(Daemon { http, proxy_port, _proxy: proxy })
     }
 

@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::BAD_CONFIG;
 use crate::http::{self, View};
+use crate::lag::Observe;
 use crate::proxy::{Limits, ListenAddr, Proxy, ServerTls, ServerTlsError};
 use crate::source::dsn::{DsnError, SystemEnvironment, TargetSessionAttrs};
-use crate::source::{ConnectError, Connector, Dsn, Source, poll};
+use crate::source::{ConnectError, Connector, Dsn, Source, watch};
 use crate::telemetry::Metrics;
 
 /// How long HTTP requests under way may take once the sessions have ended.
@@ -178,7 +179,7 @@ async fn serve(args: Args, config: Config) -> Result<(), Box<dyn std::error::Err
     for warning in &config.connector.dsn().warnings {
         tracing::warn!("{warning}");
     }
-    let source = Arc::new(Source::new(SOURCE, config.connector, args.stale_after));
+    let source = Arc::new(Source::new(SOURCE, config.connector, Observe::Proxy, args.stale_after));
     let view = Arc::new(View::new(vec![Arc::clone(&source)], metrics.clone()));
     let stop = CancellationToken::new();
     let http = match args.http {
@@ -198,7 +199,7 @@ async fn serve(args: Args, config: Config) -> Result<(), Box<dyn std::error::Err
             Some(tokio::spawn(http::serve(listener, Arc::clone(&view), stop.clone())))
         }
     };
-    let poller = (!args.passive).then(|| tokio::spawn(poll(Arc::clone(&source), stop.clone())));
+    let poller = (!args.passive).then(|| tokio::spawn(watch(Arc::clone(&source), stop.clone())));
 
     let mut upkeep = interval(Duration::from_secs(5));
     loop {

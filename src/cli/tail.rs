@@ -6,7 +6,6 @@
 
 use std::fs::File;
 use std::future::ready;
-use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -16,12 +15,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::USAGE;
-use crate::ident::SlotName;
 use crate::lsn::Lsn;
 use crate::pgoutput::json::Line;
 use crate::pgoutput::{Decoder, Described};
 use crate::source::dsn::{DsnError, SystemEnvironment};
-use crate::source::replication::{NewSlot, NewSlotKind, ReplicationSession, Snapshot, WalStream, Walsender};
+use crate::source::replication::{
+    NewSlot, NewSlotKind, ReplicationSession, Snapshot, WalStream, Walsender, own_slot_name,
+};
 use crate::source::{ConnectError, Connector, Dsn, Failure};
 use crate::time::PgTimestamp;
 use crate::wire::DecodeError;
@@ -233,7 +233,7 @@ async fn start(args: &Args, mut session: ReplicationSession) -> Result<WalStream
     }
 
     let slot = NewSlot {
-        name: slot_name(),
+        name: own_slot_name("tail"),
         temporary: true,
         kind: NewSlotKind::Logical {
             plugin: "pgoutput".into(),
@@ -271,12 +271,6 @@ async fn start(args: &Args, mut session: ReplicationSession) -> Result<WalStream
     }
     let options: Vec<(&str, &str)> = options.iter().map(|(name, value)| (*name, value.as_str())).collect();
     Ok(session.start_logical(&slot.name, Lsn::INVALID, &options).await?)
-}
-
-/// A name that no other process has. Its id is not enough: every container has a process 1.
-fn slot_name() -> SlotName {
-    let random = RandomState::new().hash_one(std::process::id());
-    format!("walgate_tail_{random:016x}").parse().expect("lower-case letters, digits and underscores, and few of them")
 }
 
 /// Whether a message lies behind the position to stop at, as pg_recvlogical sees it.
@@ -362,12 +356,6 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn slot_names_are_walgates_and_differ() {
-        let (one, other) = (slot_name(), slot_name());
-        assert!(one.as_str().starts_with("walgate_tail_") && one != other, "{one} {other}");
-    }
 
     #[test]
     fn the_end_is_reached_by_a_change_behind_it_or_a_keepalive_at_it() {

@@ -93,6 +93,11 @@ impl WalClock {
         self.samples.push_back((flushed, time));
     }
 
+    /// Whether nothing was sampled since it started.
+    pub fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
     /// The last moment known at which WAL did not reach beyond `position`: what was written behind it was
     /// written later. `None` where the samples do not go back that far.
     pub fn last_within(&self, position: Lsn) -> Option<PgTimestamp> {

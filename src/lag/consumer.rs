@@ -11,10 +11,13 @@ use crate::wire::DecodeError;
 use crate::wire::copy_both::{Keepalive, StatusUpdate, XLogData};
 
 use super::clock::ServerClock;
-use super::report::{Lag, SlotKind, Stage, State, TableReport};
-use super::source::WalPosition;
+use super::estimate::{Estimate, Look};
+use super::pace::{Mark, Pace};
+use super::poll::SlotRow;
+use super::report::{Rates, SlotKind, TableReport};
 use super::timeline::Timeline;
 use super::transactions::Transactions;
+use crate::wire::command::StartReplication;
 
 /// Why a stream cannot be followed. The bytes go on all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,36 +47,56 @@ impl Untapped {
     }
 }
 
-/// How long a look at the source vouches that nothing is undecoded: the poller looks once a second.
-const VOUCHES: Duration = Duration::from_secs(3);
-
 /// What is known of one consumer.
 #[derive(Debug)]
 pub struct Consumer {
-    kind: SlotKind,
+    pub(super) kind: SlotKind,
     /// The server that it streams from, or did last.
     server: Box<str>,
-    timeline: Timeline,
-    clock: ServerClock,
+    pub(super) timeline: Timeline,
+    pub(super) clock: ServerClock,
     /// Names of the tables whose definitions have come by.
     tables: HashMap<Oid, TableName>,
-    connection: Connection,
+    pub(super) reading: Reading,
+    /// The command that started its stream, once it was seen.
+    command: Option<StartReplication>,
     /// Positions, 0/0 while they are not known.
-    decoded: Lsn,
+    pub(super) decoded: Lsn,
     sent: Lsn,
     applied: Lsn,
     /// When the server was last heard on the stream.
-    last_frame: Option<Instant>,
+    pub(super) last_frame: Option<Instant>,
+    /// Since when a keepalive waits for an answer of the consumer.
+    pub(super) asked: Option<Instant>,
+    /// Up to where the server has said to have read and sent everything, and since when that has not been seen here.
+    pub(super) said_sent: Option<(Lsn, Instant)>,
+    /// When its slot was last seen in a look at the source.
+    pub(super) last_look: Option<Instant>,
+    pub(super) pace: Pace,
+    /// Why its slot cannot be copied.
+    pub(super) hindrance: Option<String>,
 }
 
+/// Where its changes are seen.
 #[derive(Debug)]
-enum Connection {
-    /// Nobody streams through the proxy.
-    None,
-    /// A stream that is followed, by the number of its attachment.
-    Tapped(u64, Box<Transactions>),
-    /// A stream that cannot be followed.
-    Untapped(u64),
+pub(super) enum Reading {
+    /// Nowhere: nobody streams through the proxy, and there is no copy.
+    Nowhere,
+    /// On its own stream, by the number of the attachment.
+    Stream(u64, Box<Transactions>),
+    /// On a stream of a copy of its slot.
+    Copy(u64, Copied, Box<Transactions>),
+    /// On its own stream, which cannot be followed.
+    Untapped(u64, Untapped),
+}
+
+/// What there is to know of a copy.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Copied {
+    /// When it was made: an acknowledgement seen earlier may be of commits that the copy does not hold.
+    pub(super) at: Instant,
+    /// The consumer's publications are not known, and the copy is of all there are.
+    pub(super) assumed: bool,
 }
 
 impl Consumer {
@@ -82,34 +105,47 @@ impl Consumer {
         Consumer {
             kind,
             server: Box::default(),
-            timeline: Timeline::default(),
+            timeline: Timeline::new(Timeline::LIMIT),
             clock: ServerClock::default(),
             tables: HashMap::new(),
-            connection: Connection::None,
+            reading: Reading::Nowhere,
+            command: None,
             decoded: Lsn::INVALID,
             sent: Lsn::INVALID,
             applied: Lsn::INVALID,
             last_frame: None,
+            asked: None,
+            said_sent: None,
+            last_look: None,
+            pace: Pace::default(),
+            hindrance: None,
         }
     }
 
     /// The stream goes on but cannot be followed any further: nothing is known from here on.
-    pub fn untap(&mut self) {
+    pub fn untap(&mut self, reason: Untapped) {
         if let Some(id) = self.attachment() {
-            self.connection = Connection::Untapped(id);
+            self.reading = Reading::Untapped(id, reason);
         }
     }
 
     /// The stream has ended.
     pub fn detach(&mut self) {
-        self.connection = Connection::None;
+        if let Reading::Copy(..) = self.reading {
+            self.restart_timeline();
+            self.last_frame = None;
+        }
+        self.reading = Reading::Nowhere;
+        self.asked = None;
     }
 
     /// Takes a message of the stream, `len` bytes long of which `data.data` holds at least the beginning. To be
     /// followed by [`Consumer::heard`].
     #[inline]
     pub fn xlog_data(&mut self, data: &XLogData<'_>, len: u64, now: Instant) -> Result<(), DecodeError> {
-        let Connection::Tapped(_, transactions) = &mut self.connection else { return Ok(()) };
+        let (Reading::Stream(_, transactions) | Reading::Copy(_, _, transactions)) = &mut self.reading else {
+            return Ok(());
+        };
         // By arm, so that a row's head stays in registers.
         match Head::parse(data.data, transactions.in_stream())? {
             Head::Insert { xid, relation } | Head::Update { xid, relation } | Head::Delete { xid, relation } => {
@@ -119,9 +155,13 @@ impl Consumer {
                 self.tables.insert(relation, table_name(schema, name));
             }
             head => {
-                if let Some(commit) = transactions.steer(&head) {
+                if let Some(mut commit) = transactions.steer(&head) {
                     // Commits come in the order of their records: none below this one's end is left to be sent.
                     self.decoded = self.decoded.max(commit.end_lsn);
+                    if commit.foreign {
+                        // Its own time is another clock's. It was committed here before it was sent.
+                        commit.commit_ts = data.send_time;
+                    }
                     self.timeline.commit(commit, now);
                 }
             }
@@ -131,9 +171,12 @@ impl Consumer {
     }
 
     /// Takes a keepalive. To be followed by [`Consumer::heard`].
-    pub fn keepalive(&mut self, keepalive: &Keepalive) {
-        if let Connection::Tapped(..) = self.connection {
+    pub fn keepalive(&mut self, keepalive: &Keepalive, now: Instant) {
+        if let Reading::Stream(..) | Reading::Copy(..) = self.reading {
             self.decoded = self.decoded.max(keepalive.wal_end);
+        }
+        if keepalive.reply_requested && self.asked.is_none() {
+            self.asked = Some(now);
         }
     }
 
@@ -144,53 +187,111 @@ impl Consumer {
         self.last_frame = Some(now);
     }
 
-    /// Takes a status update of the consumer; `acked` is called with the time from sending to now for each
-    /// commit that it acknowledges.
-    pub fn status_update(&mut self, update: &StatusUpdate, now: Instant, acked: impl FnMut(Duration)) {
+    /// Takes a status update of the consumer; `acked` is called with the time from sending to now and the number of
+    /// commits for each span of commits that it acknowledges.
+    pub fn status_update(&mut self, update: &StatusUpdate, now: Instant, acked: impl FnMut(Duration, u32)) {
         self.timeline.ack(update.flush, now, acked);
         self.applied = self.applied.max(update.apply);
+        self.asked = None;
     }
 
     /// What has been sent on the stream ends with a commit (or nothing has been sent); on a stream that is
     /// not followed, always.
     pub fn at_commit_boundary(&self) -> bool {
-        match &self.connection {
-            Connection::Tapped(_, transactions) => transactions.at_commit_boundary(),
-            Connection::None | Connection::Untapped(_) => true,
+        match &self.reading {
+            Reading::Stream(_, transactions) | Reading::Copy(_, _, transactions) => transactions.at_commit_boundary(),
+            Reading::Nowhere | Reading::Untapped(..) => true,
         }
     }
 
-    /// A stream has started.
-    pub(super) fn attach(&mut self, id: u64, kind: SlotKind, server: &str) {
+    /// The furthest position that the server has decoded; `None` before it is known.
+    pub fn decoded(&self) -> Option<Lsn> {
+        self.decoded.valid()
+    }
+
+    /// Its own stream has started, through the proxy.
+    pub(super) fn attach(&mut self, id: u64, kind: SlotKind, server: &str, command: Option<StartReplication>) {
+        if let Reading::Copy(..) = self.reading {
+            // What a copy has shown may be another choice of changes.
+            self.restart_timeline();
+        }
         self.kind = kind;
         self.server = server.into();
-        self.connection = Connection::Tapped(id, Box::default());
+        self.command = command.or(self.command.take());
+        self.read(Reading::Stream(id, Box::default()));
+    }
+
+    /// A copy of its slot was made, which begins where the consumer's acknowledgements end.
+    pub(super) fn attach_copy(&mut self, id: u64, server: &str, copied: Copied) {
+        self.restart_timeline();
+        self.server = server.into();
+        self.read(Reading::Copy(id, copied, Box::default()));
+    }
+
+    fn read(&mut self, reading: Reading) {
+        self.reading = reading;
         // The server decodes anew from the restart position; what it had read before does not count.
         self.decoded = Lsn::INVALID;
+        self.asked = None;
+        self.said_sent = None;
+        self.hindrance = None;
+    }
+
+    fn restart_timeline(&mut self) {
+        let acked = self.timeline.acked();
+        self.timeline = Timeline::new(Timeline::LIMIT);
+        self.timeline.ack(acked.unwrap_or_default(), Instant::now(), |_, _| {});
+        self.pace = Pace::default();
+    }
+
+    /// Takes what a look says of its slot.
+    pub(super) fn polled(&mut self, row: &SlotRow, flushed: Lsn, now: Instant) {
+        self.kind = row.kind;
+        self.last_look = Some(now);
+        if let Some(acked) = row.acked() {
+            self.timeline.ack(acked, now, |_, _| {});
+        }
+        if let Some(applied) = row.reader.replay {
+            self.applied = self.applied.max(applied);
+        }
+        if row.reader.command.is_some() {
+            self.command.clone_from(&row.reader.command);
+        }
+        if self.said_sent.is_none_or(|(said, _)| said <= self.decoded) {
+            self.said_sent = row.reader.sent.filter(|sent| *sent >= flushed).map(|sent| (sent, now));
+        }
+        self.pace.note(self.mark(flushed), now);
+    }
+
+    fn mark(&self, flushed: Lsn) -> Mark {
+        Mark {
+            added_bytes: self.timeline.added_bytes(),
+            acked_bytes: self.timeline.acked_bytes(),
+            flushed,
+            decoded: self.decoded,
+            acked: self.timeline.acked().unwrap_or_default(),
+        }
     }
 
     pub(super) fn attachment(&self) -> Option<u64> {
-        match self.connection {
-            Connection::None => None,
-            Connection::Tapped(id, _) | Connection::Untapped(id) => Some(id),
+        match self.reading {
+            Reading::Nowhere => None,
+            Reading::Stream(id, _) | Reading::Copy(id, ..) | Reading::Untapped(id, _) => Some(id),
         }
+    }
+
+    /// Whether its own stream passes the proxy.
+    pub(super) fn is_attached(&self) -> bool {
+        matches!(self.reading, Reading::Stream(..) | Reading::Untapped(..))
     }
 
     pub(super) fn server(&self) -> &str {
         &self.server
     }
 
-    pub(super) fn kind(&self) -> SlotKind {
-        self.kind
-    }
-
-    /// Whether a stream of this consumer passes the proxy.
-    pub(super) fn attached(&self) -> bool {
-        self.attachment().is_some()
-    }
-
-    pub(super) fn decoded(&self) -> Option<Lsn> {
-        self.decoded.valid()
+    /// The command that started its stream, once it was seen.
+    pub(super) fn command(&self) -> Option<&StartReplication> {
+        self.command.as_ref()
     }
 
     pub(super) fn sent(&self) -> Option<Lsn> {
@@ -205,65 +306,18 @@ impl Consumer {
         self.applied.valid()
     }
 
+    pub(super) fn rates(&self) -> Rates {
+        self.pace.rates()
+    }
+
     /// Seconds since the server was last heard on the stream.
     pub(super) fn last_frame_age(&self, now: Instant) -> Option<Duration> {
         self.last_frame.map(|at| now.saturating_duration_since(at))
     }
 
-    /// The estimate: the figures, their state, and where the delay is. `wal` is what the poller has seen of
-    /// the source, if it is fresh; `stale_after` is the age at which evidence no longer counts.
-    pub(super) fn estimate(
-        &self,
-        wal: Option<WalPosition<'_>>,
-        stale_after: Duration,
-        now: Instant,
-    ) -> (State, Option<Stage>, Lag) {
-        let unknown = |state| (state, None, Lag::default());
-        let heard = match (&self.connection, self.last_frame) {
-            (Connection::Untapped(_), _) | (_, None) => return unknown(State::Unknown),
-            (_, Some(heard)) => now.saturating_duration_since(heard),
-        };
-        if heard > stale_after && wal.is_none() {
-            return unknown(State::Stale);
-        }
-        // Before the first keepalive or commit of a stream there is no telling what the server still holds.
-        let (Some(server_now), Some(decoded)) = (self.clock.now(now), self.decoded.valid()) else {
-            return unknown(State::Unknown);
-        };
-        let age = |time: PgTimestamp| server_now.since(time).as_secs_f64();
-        let undecoded = wal.map(|wal| wal.flushed.bytes_since(decoded));
-        let (open, begun) = match &self.connection {
-            Connection::Tapped(_, transactions) => (transactions.open(), transactions.begun()),
-            Connection::None | Connection::Untapped(_) => ((0, 0), None),
-        };
-        let oldest = self.timeline.oldest_commit_ts().into_iter().chain(begun).min();
-        let seconds = oldest.map_or(0.0, age);
-        let seconds_max = match (undecoded, wal) {
-            (Some(0), _) => Some(seconds),
-            (Some(_), Some(wal)) => wal.clock.last_within(decoded).map(|time| age(time).max(seconds)),
-            _ => None,
-        };
-        let transactions = self.timeline.transactions();
-        let lag = Lag {
-            seconds: Some(seconds),
-            seconds_max,
-            transactions: Some(transactions),
-            rows: Some(self.timeline.total().rows),
-            bytes: Some(self.timeline.total().bytes),
-            undecoded_wal_bytes: undecoded,
-            open_transactions: Some(open.0),
-            open_bytes: Some(open.1),
-        };
-        // What was written since the last look is not known yet: a look that is overdue vouches for nothing.
-        let exact = undecoded == Some(0) && begun.is_none() && wal.is_some_and(|wal| wal.age <= VOUCHES);
-        let stage = match (transactions, undecoded) {
-            (1.., _) => Some(Stage::Consumer),
-            (0, _) if begun.is_some() => Some(Stage::Walsender),
-            (0, Some(1..)) => Some(Stage::Walsender),
-            (0, Some(0)) => Some(Stage::None),
-            (0, None) => None,
-        };
-        (if exact { State::Live } else { State::Bounded }, stage, lag)
+    /// The estimate, from what was seen on its stream or its copy's and in the last look that counts.
+    pub(super) fn estimate(&self, look: Option<&Look<'_>>, stale_after: Duration, now: Instant) -> Estimate {
+        Estimate::of(self, look, stale_after, now)
     }
 
     /// What is pending in each table, most rows first.

@@ -7,18 +7,27 @@
 
 mod clock;
 mod consumer;
+mod estimate;
+mod events;
+mod pace;
+mod poll;
 mod report;
 mod source;
+#[cfg(test)]
+mod tests;
 mod timeline;
 mod transactions;
 
+use std::iter::Sum;
 use std::ops::{AddAssign, SubAssign};
 
 pub use clock::{ServerClock, WalClock};
 pub use consumer::{Consumer, Untapped};
+pub use events::{Aspect, Event};
+pub use poll::{History, Reader, SlotRow, SourcePoll};
 pub use report::{ConsumerReport, Lag, Observe, Positions, Rates, SlotKind, SlotReport, Stage, State, TableReport};
-pub use source::{Attachment, History, SlotRow, SourceLag, SourcePoll};
-pub use timeline::{TablePending, Timeline};
+pub use source::{Attachment, SourceLag};
+pub use timeline::{Figures, Pending, TablePending, Timeline};
 pub use transactions::{PublishedCommit, Transactions};
 
 /// Rows and bytes of published change: Insert, Update and Delete messages, and their length from the tag
@@ -42,5 +51,14 @@ impl SubAssign for Volume {
     fn sub_assign(&mut self, other: Volume) {
         self.rows -= other.rows;
         self.bytes -= other.bytes;
+    }
+}
+
+impl Sum for Volume {
+    fn sum<I: Iterator<Item = Volume>>(volumes: I) -> Volume {
+        volumes.fold(Volume::default(), |mut sum, volume| {
+            sum += volume;
+            sum
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! From messages to commits: adds up what each transaction changes until it is committed, prepared or
 //! rolled back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::ident::{Oid, Xid};
 use crate::lsn::Lsn;
@@ -18,8 +18,10 @@ pub struct PublishedCommit<'a> {
     pub commit_lsn: Lsn,
     /// Where it ends.
     pub end_lsn: Lsn,
-    /// When it was written, by the server's clock.
+    /// When it was written, by the clock of the server where it was first committed.
     pub commit_ts: PgTimestamp,
+    /// That was another server than the one it is sent from, whose clock may differ.
+    pub foreign: bool,
     /// What it changes, each table once.
     pub tables: &'a [(Oid, Volume)],
 }
@@ -30,7 +32,12 @@ struct Changes {
     /// It carries anything at all: a row, a Truncate or a transactional message.
     published: bool,
     tables: Vec<(Oid, Volume)>,
+    /// Where each table is in `tables`, once they are many.
+    places: HashMap<Oid, usize>,
 }
+
+/// Tables that are found by going through them.
+const FEW: usize = 16;
 
 impl Changes {
     fn row(&mut self, relation: Oid, bytes: u64) {
@@ -40,10 +47,24 @@ impl Changes {
 
     fn add(&mut self, relation: Oid, volume: Volume) {
         // Backwards: a row mostly goes where the one before it went.
-        match self.tables.iter_mut().rev().find(|(table, _)| *table == relation) {
-            Some((_, sum)) => *sum += volume,
-            None => self.tables.push((relation, volume)),
+        if let Some((_, sum)) = self.tables.iter_mut().rev().take(FEW).find(|(table, _)| *table == relation) {
+            *sum += volume;
+        } else if let Some((_, sum)) = self.places.get(&relation).and_then(|place| self.tables.get_mut(*place)) {
+            *sum += volume;
+        } else {
+            self.tables.push((relation, volume));
+            if self.tables.len() > FEW {
+                let known = self.places.len();
+                let new = self.tables.iter().enumerate().skip(known).map(|(place, (table, _))| (*table, place));
+                self.places.extend(new);
+            }
         }
+    }
+
+    fn clear(&mut self) {
+        self.published = false;
+        self.tables.clear();
+        self.places.clear();
     }
 
     fn merge(&mut self, other: Changes) {
@@ -66,6 +87,9 @@ pub struct Transactions {
     streamed: HashMap<Xid, HashMap<Xid, Changes>>,
     /// The top-level transaction of the chunk that is being streamed.
     chunk: Option<Xid>,
+    /// The current transaction was replicated from elsewhere; of those streamed, which were.
+    foreign: bool,
+    foreign_streamed: HashSet<Xid>,
 }
 
 impl Transactions {
@@ -79,9 +103,16 @@ impl Transactions {
     pub fn steer(&mut self, head: &Head<'_>) -> Option<PublishedCommit<'_>> {
         match *head {
             Head::Begin(Begin { commit_ts, .. }) | Head::BeginPrepare(Prepare { prepare_ts: commit_ts, .. }) => {
-                self.current.published = false;
-                self.current.tables.clear();
+                self.current.clear();
+                self.foreign = false;
                 self.begun = Some(commit_ts);
+                None
+            }
+            Head::Origin(_) => {
+                match self.chunk {
+                    Some(top) => _ = self.foreign_streamed.insert(top),
+                    None => self.foreign = true,
+                }
                 None
             }
             Head::Truncate { xid } | Head::Message { xid, transactional: true, .. } => {
@@ -94,6 +125,7 @@ impl Transactions {
                 commit_lsn: commit.commit_lsn,
                 end_lsn: commit.end_lsn,
                 commit_ts: commit.commit_ts,
+                foreign: false,
                 tables: &[],
             }),
             Head::StreamStart(start) => {
@@ -116,6 +148,7 @@ impl Transactions {
             Head::StreamAbort(abort) => {
                 if abort.xid == abort.subxid {
                     self.streamed.remove(&abort.xid);
+                    self.foreign_streamed.remove(&abort.xid);
                 } else if let Some(parts) = self.streamed.get_mut(&abort.xid) {
                     parts.remove(&abort.subxid);
                 }
@@ -157,7 +190,8 @@ impl Transactions {
 
     /// Makes a streamed transaction the one to be finished. It ends outside of any other.
     fn take_streamed(&mut self, xid: Xid) {
-        self.current = Changes::default();
+        self.current.clear();
+        self.foreign = self.foreign_streamed.remove(&xid);
         for part in self.streamed.remove(&xid).into_iter().flat_map(HashMap::into_values) {
             self.current.merge(part);
         }
@@ -165,8 +199,8 @@ impl Transactions {
 
     fn finish(&mut self, commit_lsn: Lsn, end_lsn: Lsn, commit_ts: PgTimestamp) -> Option<PublishedCommit<'_>> {
         self.begun = None;
-        let tables = &self.current.tables;
-        self.current.published.then_some(PublishedCommit { commit_lsn, end_lsn, commit_ts, tables })
+        let (foreign, tables) = (self.foreign, &self.current.tables);
+        self.current.published.then_some(PublishedCommit { commit_lsn, end_lsn, commit_ts, foreign, tables })
     }
 }
 
@@ -175,7 +209,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::pgoutput::{Commit, CommitPrepared, StreamAbort, StreamCommit, StreamStart};
+    use crate::pgoutput::{Commit, CommitPrepared, Origin, StreamAbort, StreamCommit, StreamStart};
 
     const TS: PgTimestamp = PgTimestamp(7);
 
@@ -287,6 +321,37 @@ mod tests {
         assert_eq!(feed(&mut transactions, &messages), [vec![(1, 1, 10)]]);
         let commit = CommitPrepared { commit_lsn: Lsn(70), end_lsn: Lsn(80), commit_ts: TS, xid: Xid(1), gid: b"g" };
         assert_eq!(feed(&mut transactions, &[Head::CommitPrepared(commit)]), [vec![]]);
+    }
+
+    #[test]
+    fn a_transaction_over_many_tables_is_summed_up_by_table() {
+        let mut transactions = Transactions::default();
+        let rows = (0..3000).map(|row| insert(None, row % 1000));
+        let messages: Vec<_> = [begin()].into_iter().chain(rows).chain([commit()]).collect();
+        let commits = feed(&mut transactions, &messages);
+        assert_eq!(commits, [(0..1000).map(|table| (table, 3, 30)).collect::<Vec<_>>()]);
+        assert_eq!(feed(&mut transactions, &[begin(), insert(None, 7), commit()]), [vec![(7, 1, 10)]]);
+    }
+
+    #[test]
+    fn what_was_replicated_from_elsewhere_is_marked() {
+        let mut transactions = Transactions::default();
+        let origin = || Head::Origin(Origin { commit_lsn: Lsn(9), name: b"elsewhere" });
+        let mut foreign = |messages: &[Head<'static>]| {
+            let commits = messages.iter().filter_map(|head| match *head {
+                Head::Insert { xid, relation } => {
+                    transactions.row(xid, relation, 10);
+                    None
+                }
+                ref head => transactions.steer(head).map(|commit| commit.foreign),
+            });
+            commits.collect::<Vec<_>>()
+        };
+        assert_eq!(foreign(&[begin(), origin(), insert(None, 1), commit()]), [true]);
+        assert_eq!(foreign(&[begin(), insert(None, 1), commit()]), [false]);
+        let streamed = [start(5), origin(), insert(Some(5), 1), Head::StreamStop];
+        assert!(foreign(&streamed).is_empty());
+        assert_eq!(foreign(&[begin(), insert(None, 1), commit(), stream_commit(5)]), [false, true]);
     }
 
     #[test]

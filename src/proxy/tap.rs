@@ -160,7 +160,11 @@ impl Session {
     fn read_stream(&mut self, reader: &mut FrameReader, bytes: &mut &[u8], now: Instant, to_cut: bool) -> Option<Read> {
         let Streaming::Followed(stream) = &self.streaming else { return None };
         let mut lag = self.source.lag();
-        let consumer = lag.stream(stream)?;
+        let Some(consumer) = lag.stream(stream) else {
+            // Another stream, or a new history of the server's, has taken its place.
+            self.streaming = Streaming::Unfollowed(None);
+            return None;
+        };
         let mut heard = None;
         let read = loop {
             if to_cut && reader.at_boundary() && consumer.at_commit_boundary() {
@@ -240,7 +244,7 @@ impl Session {
             Ok(_) => (SlotKind::Logical, None),
             Err(reason) => (SlotKind::Logical, Some(*reason)),
         };
-        let stream = slot.map(|slot| self.source.lag().attach(slot, kind, &self.server));
+        let stream = slot.map(|slot| self.source.lag().attach(slot, kind, &self.server, start.as_ref().ok().cloned()));
         let fault = fault.or(stream.is_none().then_some(Untapped::Command));
         self.streaming = stream.map_or(Streaming::Unfollowed(None), Streaming::Followed);
         if let Some(fault) = fault {
@@ -264,7 +268,7 @@ impl Session {
                 let metrics = &mut self.metrics;
                 metrics.status_update();
                 if let Some(consumer) = self.source.lag().stream(stream) {
-                    consumer.status_update(&update, now, |latency| metrics.acked(latency));
+                    consumer.status_update(&update, now, |latency, commits| metrics.acked(latency, commits));
                 }
             }
             Ok(ReceiverMessage::HotStandbyFeedback(_)) => {}
@@ -281,7 +285,7 @@ impl Session {
         self.streaming = match std::mem::replace(&mut self.streaming, Streaming::No) {
             Streaming::Followed(stream) => {
                 if let Some(consumer) = self.source.lag().stream(&stream) {
-                    consumer.untap();
+                    consumer.untap(reason);
                 }
                 Streaming::Unfollowed(Some(stream))
             }
@@ -313,7 +317,7 @@ fn wal_message(
         }
         WalMessage::Keepalive(keepalive) => {
             metrics.keepalive();
-            consumer.keepalive(&keepalive);
+            consumer.keepalive(&keepalive, now);
             Ok(keepalive.send_time)
         }
     }

@@ -119,6 +119,22 @@ impl Channel {
         Ok(self.current().tag)
     }
 
+    /// Waits for bytes, writing what is queued meanwhile, and hands out all there are. Cancel-safe.
+    pub(super) async fn read_piece(&mut self, during: &'static str) -> Result<&[u8], Failure> {
+        self.incoming.advance(self.delivered);
+        self.delivered = 0;
+        if self.incoming.is_empty() {
+            self.incoming.reserve(READ);
+            match poll_fn(|cx| self.poll_exchange(cx)).await {
+                Ok(0) => return Err(Failure::Closed(during)),
+                Ok(_) => {}
+                Err(error) => return Err(lost(error, during)),
+            }
+        }
+        self.delivered = self.incoming.len();
+        Ok(&self.incoming)
+    }
+
     /// The message received last, until the next one is waited for.
     pub(super) fn current(&self) -> Message<'_> {
         let frame = self.incoming.get(..self.delivered).unwrap_or_default();

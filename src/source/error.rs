@@ -106,6 +106,12 @@ pub enum Failure {
     /// The server answered with an error.
     #[error("{0}")]
     Server(ServerError),
+    /// The server is of a major version before 14.
+    #[error("the server is PostgreSQL {0}, and walgate needs 14 or later")]
+    Version(u32),
+    /// The session is not with one backend.
+    #[error("a connection pooler answers, and shares the session out among backends; connect to the server itself")]
+    Pooler,
     /// The login cannot go on on this side.
     #[error("{0}")]
     Auth(String),
@@ -138,6 +144,8 @@ impl Failure {
             Failure::Server(error) if error.code.starts_with("28") => "auth",
             Failure::Server(_) => "server",
             Failure::Auth(_) => "auth",
+            Failure::Version(_) => "version",
+            Failure::Pooler => "pooler",
             Failure::SessionAttrs(_) => "session_attrs",
             Failure::Protocol { .. } => "protocol",
         }

@@ -10,6 +10,8 @@ mod connect;
 pub mod dsn;
 mod error;
 mod login;
+mod look;
+mod observer;
 mod poller;
 mod query;
 pub mod replication;
@@ -22,8 +24,24 @@ mod watched;
 pub use connect::{Connected, Connector};
 pub use dsn::Dsn;
 pub use error::{ConnectError, Failure, ServerError};
-pub use poller::poll;
 pub use query::Row;
 pub use secret::Secret;
 pub use stream::Stream;
 pub use watched::{Health, SessionCount, Source};
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::lag::Observe;
+
+/// Watches a source until `stop`: looks at it once a second, and follows copies of slots where that is how it is
+/// observed.
+pub async fn watch(source: Arc<Source>, stop: CancellationToken) {
+    let copies = source.lag().observe() == Observe::Slot;
+    tokio::join!(poller::poll(&source, &stop), async {
+        if copies {
+            observer::follow(&source, &stop).await;
+        }
+    });
+}

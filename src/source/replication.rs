@@ -7,6 +7,7 @@
 //! dropped before it finished leaves the session of no use, and dropping the session closes it.
 
 use std::fmt::{self, Write as _};
+use std::hash::{BuildHasher as _, RandomState};
 
 use postgres_protocol::message::frontend;
 
@@ -14,7 +15,9 @@ use super::connect::Connector;
 use super::dsn::Host;
 use super::error::{ConnectError, Failure};
 use super::login::Session;
+use super::look::OWN_SLOTS;
 use super::query::{Row, data_row, send_query, simple_query};
+use super::sql::major;
 use crate::ident::SlotName;
 use crate::lsn::Lsn;
 use crate::wire::backend::put_message;
@@ -260,8 +263,7 @@ impl ReplicationSession {
 
     /// The major version of the server; `None` if it does not say.
     pub fn server_major(&self) -> Option<u32> {
-        let version = self.session.parameter("server_version")?;
-        version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        major(self.session.parameter("server_version")?)
     }
 
     /// A setting that the server reported at login.
@@ -384,6 +386,17 @@ impl WalStream {
         Ok(None)
     }
 
+    /// What has come of the stream, cut anywhere, for a caller that finds the messages' borders itself and needs no more
+    /// than their beginnings: a message of a gigabyte takes no memory. Writes what is queued while it waits. Not to be
+    /// mixed with [`WalStream::next`]. Cancel-safe.
+    ///
+    /// # Errors
+    ///
+    /// Of the connection.
+    pub async fn next_piece(&mut self) -> Result<&[u8], Failure> {
+        self.session.channel.read_piece(STREAMING).await
+    }
+
     /// Queues a status update; the next [`WalStream::next`] or [`WalStream::flush`] writes it.
     pub fn queue_status(&mut self, status: &StatusUpdate) {
         put_message(self.session.channel.outgoing(), b'd', |body| status.encode(body));
@@ -442,6 +455,13 @@ impl WalStream {
     }
 }
 
+/// A name for a slot of walgate's own, which no other process has. Its id is not enough: every container has a process 1.
+pub fn own_slot_name(purpose: &str) -> SlotName {
+    let random = RandomState::new().hash_one(std::process::id());
+    let name = format!("{OWN_SLOTS}{purpose}_{random:016x}");
+    name.parse().expect("lower-case letters, digits and underscores, and few of them")
+}
+
 /// A column that must be there and of this type.
 fn column<T: std::str::FromStr>(row: &Row, index: usize, during: &'static str) -> Result<T, Failure> {
     let value = row.get(index).and_then(Option::as_deref);
@@ -497,6 +517,12 @@ mod tests {
         ] {
             assert_eq!(slot.command(Some(major)), format!("CREATE_REPLICATION_SLOT {expected}"));
         }
+    }
+
+    #[test]
+    fn slot_names_are_walgates_and_differ() {
+        let (one, other) = (own_slot_name("tail"), own_slot_name("tail"));
+        assert!(one.as_str().starts_with("walgate_tail_") && one != other, "{one} {other}");
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::wire::startup::SessionKind;
 pub struct SqlSession {
     client: Client,
     host: Host,
+    pid: Option<u32>,
+    server_version: Option<String>,
     connection: AbortOnDropHandle<Result<(), tokio_postgres::Error>>,
 }
 
@@ -38,6 +40,7 @@ impl Connector {
     /// If no host gives a session, with the reason for each.
     pub async fn sql(&self) -> Result<SqlSession, ConnectError> {
         let session = self.log_in(SessionKind::Sql).await?;
+        let server_version = session.parameter("server_version").map(str::to_owned);
         let (stream, read_ahead) = session.channel.into_parts();
         let mut to_read = session.greeting;
         to_read.unsplit(read_ahead);
@@ -49,7 +52,8 @@ impl Connector {
             .connect_raw(stream, NoTls)
             .await
             .map_err(|error| Failure::Protocol { during: "logging in", problem: error.to_string() })?;
-        Ok(SqlSession { client, host: session.host, connection: AbortOnDropHandle::new(tokio::spawn(connection)) })
+        let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+        Ok(SqlSession { client, host: session.host, pid: session.pid, server_version, connection })
     }
 }
 
@@ -65,6 +69,21 @@ impl SqlSession {
     /// Which host of the connection string this is with.
     pub fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// The process id of the backend, as the login told.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// The server's version, as it says.
+    pub fn server_version(&self) -> Option<&str> {
+        self.server_version.as_deref()
+    }
+
+    /// The major version of the server; `None` if it does not say.
+    pub fn server_major(&self) -> Option<u32> {
+        major(self.server_version()?)
     }
 
     /// Says goodbye and waits until the connection is closed.
@@ -91,6 +110,11 @@ enum Swallow {
     Length([u8; 4], usize),
     /// So many bytes of its body.
     Body(usize),
+}
+
+/// The major version in `server_version`: `18.1 (Debian 18.1-1)`, `19beta1`.
+pub(super) fn major(version: &str) -> Option<u32> {
+    version.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 impl Swallow {

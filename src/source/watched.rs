@@ -2,12 +2,14 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, broadcast, watch};
 
 use super::connect::{Connected, Connector};
 use super::dsn::{Host, TargetSessionAttrs};
 use super::error::{ConnectError, Failure};
-use crate::lag::SourceLag;
+use crate::lag::{Event, Observe, SourceLag, SourcePoll};
 use crate::wire::startup::SessionKind;
 
 /// One source, shared by its listener, its sessions, its poller and whoever shows it.
@@ -17,12 +19,23 @@ pub struct Source {
     connector: RwLock<Connector>,
     lag: Mutex<SourceLag>,
     health: Mutex<Health>,
+    /// The server's version, as it says.
+    version: Mutex<Option<String>>,
+    /// What keeps walgate from seeing all there is.
+    remarks: Mutex<Vec<&'static str>>,
+    /// Wakes the poller before its time.
+    look_wanted: Notify,
+    looks: watch::Sender<()>,
+    events: broadcast::Sender<Event>,
     /// The host that satisfies `target_session_attrs`, as the poller found it.
     chosen: Mutex<Option<Host>>,
     sql_sessions: AtomicU64,
     logical_sessions: AtomicU64,
     physical_sessions: AtomicU64,
 }
+
+/// Events that a listener may be behind.
+const EVENTS: usize = 256;
 
 /// Whether a source answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,14 +54,19 @@ pub enum Health {
 }
 
 impl Source {
-    /// A source of which nothing is known yet.
-    pub fn new(name: impl Into<String>, connector: Connector, stale_after: Duration) -> Source {
+    /// A source of which nothing is known yet, to be observed in this way at best.
+    pub fn new(name: impl Into<String>, connector: Connector, observe: Observe, stale_after: Duration) -> Source {
         let name = name.into();
         Source {
-            lag: Mutex::new(SourceLag::new(name.clone(), stale_after)),
+            lag: Mutex::new(SourceLag::new(name.clone(), observe, stale_after)),
             name,
             connector: RwLock::new(connector),
             health: Mutex::new(Health::Untried),
+            version: Mutex::default(),
+            remarks: Mutex::default(),
+            look_wanted: Notify::new(),
+            looks: watch::Sender::new(()),
+            events: broadcast::Sender::new(EVENTS),
             chosen: Mutex::new(None),
             sql_sessions: AtomicU64::new(0),
             logical_sessions: AtomicU64::new(0),
@@ -77,6 +95,61 @@ impl Source {
             Ok(()) => Health::Reached,
             Err(error) => Health::Unreachable { kind: error.kind(), reason: error.to_string() },
         };
+    }
+
+    /// The server's version, as it said at the last login.
+    pub fn version(&self) -> Option<String> {
+        lock(&self.version).clone()
+    }
+
+    /// What keeps walgate from seeing all there is, each with the mend.
+    pub fn remarks(&self) -> Vec<&'static str> {
+        lock(&self.remarks).clone()
+    }
+
+    /// What changes from now on, from one look to the next.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Asks for a look before its time.
+    pub fn want_look(&self) {
+        self.look_wanted.notify_one();
+    }
+
+    /// Tells when a look was taken.
+    pub fn looks(&self) -> watch::Receiver<()> {
+        self.looks.subscribe()
+    }
+
+    /// Waits until a look is asked for. Cancel-safe.
+    pub(super) async fn look_wanted(&self) {
+        self.look_wanted.notified().await;
+    }
+
+    /// Takes a look that was begun at this time.
+    pub(super) fn take_look(&self, seen: SourcePoll, begun: Instant) {
+        let events = {
+            let mut lag = self.lag();
+            lag.poll(seen, begun);
+            lag.changes(Instant::now())
+        };
+        for event in events {
+            // Nobody may be listening.
+            let _ = self.events.send(event);
+        }
+        self.looks.send_replace(());
+    }
+
+    pub(super) fn note_version(&self, version: Option<&str>) {
+        *lock(&self.version) = version.map(str::to_owned);
+    }
+
+    pub(super) fn set_remarks(&self, remarks: Vec<&'static str>) {
+        for remark in &remarks {
+            tracing::warn!(source = self.name, "{remark}");
+        }
+        *lock(&self.remarks) = remarks;
     }
 
     /// What opens connections to it.

@@ -238,13 +238,13 @@ impl StreamMetrics {
         self.status_updates.0 += 1;
     }
 
-    /// A commit that was acknowledged so long after it was sent.
-    pub fn acked(&mut self, latency: Duration) {
+    /// Commits that were acknowledged so long after they were sent.
+    pub fn acked(&mut self, latency: Duration, commits: u32) {
         if self.acked.0 != latency {
             self.record_acked();
             self.acked.0 = latency;
         }
-        self.acked.1 += 1;
+        self.acked.1 += commits as usize;
     }
 
     /// The stream cannot be followed.

@@ -1,0 +1,111 @@
+//! What a look at a source through an SQL session sees: its WAL position, its clock, its slots and who reads them.
+
+use std::collections::BTreeMap;
+
+use crate::ident::SlotName;
+use crate::lsn::Lsn;
+use crate::time::PgTimestamp;
+use crate::wire::command::StartReplication;
+
+use super::report::SlotKind;
+
+/// Which history of WAL a position belongs to: positions of two histories cannot be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct History {
+    /// The cluster's system identifier.
+    pub system: u64,
+    /// Its timeline, where that is certain: a standby's is not to be had by SQL.
+    pub timeline: Option<u32>,
+}
+
+impl History {
+    pub(super) fn contradicts(self, other: History) -> bool {
+        let timelines = self.timeline.zip(other.timeline);
+        self.system != other.system || timelines.is_some_and(|(own, other)| own != other)
+    }
+}
+
+/// A look at a source.
+#[derive(Clone, Debug)]
+pub struct SourcePoll {
+    /// The server that was looked at, in the same words as the streams' own.
+    pub server: Box<str>,
+    /// The database of the session.
+    pub database: String,
+    /// Which history.
+    pub history: History,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// How far its WAL is flushed (on a standby: replayed).
+    pub flushed: Lsn,
+    /// The server's clock at that moment.
+    pub server_time: PgTimestamp,
+    /// The rows of `pg_replication_slots`, but for walgate's own.
+    pub slots: BTreeMap<SlotName, SlotRow>,
+}
+
+/// A row of `pg_replication_slots`.
+#[derive(Clone, Debug)]
+pub struct SlotRow {
+    /// `slot_type`
+    pub kind: SlotKind,
+    /// `plugin`
+    pub plugin: Option<String>,
+    /// `database`
+    pub database: Option<String>,
+    /// `temporary`
+    pub temporary: bool,
+    /// `two_phase`
+    pub two_phase: bool,
+    /// `active`
+    pub active: bool,
+    /// `active_pid`
+    pub active_pid: Option<i32>,
+    /// `restart_lsn`
+    pub restart_lsn: Option<Lsn>,
+    /// `confirmed_flush_lsn`
+    pub confirmed_flush: Option<Lsn>,
+    /// `wal_status`
+    pub wal_status: Option<String>,
+    /// `safe_wal_size`, in bytes
+    pub safe_wal_size: Option<i64>,
+    /// `invalidation_reason`, from PostgreSQL 17 on
+    pub invalidation_reason: Option<String>,
+    /// `inactive_since`, from PostgreSQL 17 on
+    pub inactive_since: Option<PgTimestamp>,
+    /// Who reads it, as far as walgate's role may see.
+    pub reader: Reader,
+}
+
+/// What `pg_stat_replication` and `pg_stat_activity` say of the walsender that holds a slot.
+#[derive(Clone, Debug, Default)]
+pub struct Reader {
+    /// `application_name`
+    pub application_name: Option<String>,
+    /// `client_addr`
+    pub client_addr: Option<String>,
+    /// `sent_lsn`: how far the WAL has been read, and sent or found to hold nothing to be sent.
+    pub sent: Option<Lsn>,
+    /// `flush_lsn`
+    pub flush: Option<Lsn>,
+    /// `replay_lsn`
+    pub replay: Option<Lsn>,
+    /// The command that started the stream.
+    pub command: Option<StartReplication>,
+}
+
+impl SlotRow {
+    /// Whether the slot has lost WAL that its consumer needs, or was invalidated: nothing will come of it any more.
+    pub fn is_lost(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost") || self.invalidation_reason.is_some()
+    }
+
+    /// What the consumer has acknowledged: of a logical slot what it has flushed, of a standby what it has replayed.
+    pub(super) fn acked(&self) -> Option<Lsn> {
+        match self.kind {
+            SlotKind::Logical => self.confirmed_flush,
+            SlotKind::Physical if self.active => self.reader.replay.or(self.reader.flush).or(self.restart_lsn),
+            SlotKind::Physical => self.restart_lsn,
+        }
+    }
+}

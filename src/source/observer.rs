@@ -1,0 +1,292 @@
+//! Follows copies of the consumers' slots, where their own streams do not pass the proxy.
+//!
+//! A copy (`pg_copy_logical_replication_slot`, temporary) begins where the consumer's acknowledgements end, and is
+//! streamed with the options that the consumer's own stream was started with. So it shows just what the consumer still has
+//! to take, without touching the consumer's slot; and unlike a new slot it does not wait for the transactions that are
+//! open. It acknowledges what it has seen at once, so that it keeps no WAL for long.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{self, JoinSet};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::error::{ConnectError, Failure};
+use super::replication::{Walsender, own_slot_name};
+use super::watched::Source;
+use crate::ident::SlotName;
+use crate::lag::{Attachment, Consumer, SlotKind};
+use crate::lsn::Lsn;
+use crate::time::PgTimestamp;
+use crate::wire::backend::ErrorFields;
+use crate::wire::command::{Mode, StartReplication};
+use crate::wire::copy_both::{StatusUpdate, WalMessage, XLOG_DATA_HEADER};
+use crate::wire::{DecodeError, Frame, FrameReader};
+
+/// Copies at the same time: each takes a walsender, a slot and a reading of the WAL.
+const COPIES: usize = 8;
+
+/// How long a copy may take to begin to stream.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// After a failure, doubled up to the last.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+
+/// How often the server hears how far the copy is, if it is any further; ten times as long if not.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes kept of a message: the longest heads of pgoutput's, and an error's text.
+const KEEP: usize = 4096;
+
+const COPYING: &str = "following a copy";
+
+/// Why a slot is not followed by a copy.
+#[derive(Debug, thiserror::Error)]
+enum CopyError {
+    #[error("{0}")]
+    Connect(#[from] ConnectError),
+    #[error("{0}")]
+    Stream(#[from] Failure),
+    #[error("what its stream shows is not understood: {0}")]
+    Decode(#[from] DecodeError),
+    #[error("copying it took longer than {}", humantime::format_duration(DEADLINE))]
+    Timeout,
+    #[error("its database has no publication")]
+    NoPublication,
+}
+
+impl CopyError {
+    /// In words, with the mend where there is one.
+    fn reason(&self) -> String {
+        let server = match self {
+            CopyError::Stream(Failure::Server(error)) => Some(error),
+            CopyError::Connect(error) => error.server_error(),
+            _ => None,
+        };
+        let mend = match server.map(|error| error.code.as_str()) {
+            Some("42501") => "; ALTER ROLE … REPLICATION lets walgate's role copy slots",
+            Some("53400") => "; raise max_replication_slots",
+            Some("53300") => "; raise max_wal_senders",
+            _ => "",
+        };
+        format!("its slot cannot be copied: {self}{mend}")
+    }
+}
+
+/// Follows until `stop`: after each look copies are made of the slots that are not followed, and a copy that failed is
+/// tried again with growing pauses.
+pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
+    stop.run_until_cancelled(async {
+        let mut looks = source.looks();
+        let mut copies: JoinSet<Result<(), CopyError>> = JoinSet::new();
+        let mut copied: HashMap<task::Id, SlotName> = HashMap::new();
+        let mut pauses: HashMap<SlotName, (Instant, Duration)> = HashMap::new();
+        loop {
+            tokio::select! {
+                Ok(()) = looks.changed() => {
+                    let now = Instant::now();
+                    for slot in to_copy(source) {
+                        let pausing = pauses.get(&slot).is_some_and(|(until, _)| *until > now);
+                        if pausing || copied.values().any(|copied| *copied == slot) {
+                            continue;
+                        }
+                        if copies.len() >= COPIES {
+                            let why = format!("walgate follows no more than {COPIES} copies of slots at a time");
+                            source.lag().hinder(&slot, why);
+                            continue;
+                        }
+                        let (source, slot_to_copy) = (Arc::clone(source), slot.clone());
+                        let task = copies.spawn(async move { copy(&source, &slot_to_copy).await });
+                        copied.insert(task.id(), slot);
+                    }
+                }
+                Some(ended) = copies.join_next_with_id() => {
+                    let (id, error) = match ended {
+                        Ok((id, ended)) => (id, ended.err()),
+                        Err(panic) => (panic.id(), None),
+                    };
+                    let Some(slot) = copied.remove(&id) else { continue };
+                    let Some(error) = error else {
+                        pauses.remove(&slot);
+                        continue;
+                    };
+                    let reason = error.reason();
+                    tracing::debug!(source = source.name(), %slot, reason, "a copy has ended");
+                    source.lag().hinder(&slot, reason);
+                    source.want_look();
+                    let pause = pauses.get(&slot).map_or(BACKOFF.0, |(_, pause)| (*pause * 2).min(BACKOFF.1));
+                    pauses.insert(slot, (Instant::now() + pause, pause));
+                }
+                else => return,
+            }
+        }
+    })
+    .await;
+}
+
+/// The slots to be copied that are not; of others it is noted why they cannot be.
+fn to_copy(source: &Source) -> Vec<SlotName> {
+    let mut lag = source.lag();
+    let Some((look, _)) = lag.last_look() else { return Vec::new() };
+    let mut wanted = Vec::new();
+    let mut elsewhere = Vec::new();
+    for (slot, row) in &look.slots {
+        let pgoutput = row.kind == SlotKind::Logical && row.plugin.as_deref() == Some("pgoutput");
+        if !pgoutput || row.temporary || row.is_lost() || lag.is_followed(slot) {
+            continue;
+        }
+        match &row.database {
+            Some(database) if *database != look.database => {
+                let why = format!("it is of the database {database}, and walgate is connected to {}", look.database);
+                elsewhere.push((slot.clone(), why));
+            }
+            _ => wanted.push(slot.clone()),
+        }
+    }
+    for (slot, why) in elsewhere {
+        lag.hinder(&slot, why);
+    }
+    wanted
+}
+
+/// Copies a slot and follows it, until the consumer's own stream takes its place or the consumer starts another one.
+async fn copy(source: &Source, slot: &SlotName) -> Result<(), CopyError> {
+    let command = source.lag().command(slot).cloned();
+    let begin = async {
+        let mut session = source.connector().replication(Walsender::Database).await?;
+        let (options, assumed) = match &command {
+            Some(command) => (options_of(command), false),
+            None => guess(&mut session.query(PUBLICATIONS).await?)?,
+        };
+        let own = own_slot_name("copy");
+        session.query(&format!("SELECT pg_catalog.pg_copy_logical_replication_slot('{slot}', '{own}', true)")).await?;
+        let copied = Instant::now();
+        let host = session.host().to_string();
+        let options: Vec<(&str, &str)> = options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let stream = session.start_logical(&own, Lsn::INVALID, &options).await?;
+        Ok::<_, CopyError>((stream, host, assumed, copied))
+    };
+    let (mut stream, host, assumed, copied) = timeout(DEADLINE, begin).await.unwrap_or(Err(CopyError::Timeout))?;
+    let Some(attachment) = source.lag().attach_copy(slot, &host, assumed, copied) else { return Ok(()) };
+    let _ended = Ended { source, attachment: &attachment };
+    source.want_look();
+
+    let mut reader = FrameReader::new(KEEP);
+    let mut ticks = interval(STATUS_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut acked, mut idle_ticks) = (Lsn::INVALID, 0);
+    loop {
+        tokio::select! {
+            biased;
+            // Before the data: a stream without a pause is acknowledged as well.
+            _ = ticks.tick() => {
+                let decoded = {
+                    let mut lag = source.lag();
+                    let restarted = lag.command(slot) != command.as_ref();
+                    let Some(consumer) = lag.stream(&attachment).filter(|_| !restarted) else { return Ok(()) };
+                    consumer.decoded().unwrap_or_default()
+                };
+                idle_ticks += 1;
+                if decoded > acked || idle_ticks >= 10 {
+                    (acked, idle_ticks) = (decoded, 0);
+                    stream.queue_status(&status(acked));
+                }
+            }
+            piece = stream.next_piece() => {
+                let mut piece = piece?;
+                let asked = {
+                    let mut lag = source.lag();
+                    let Some(consumer) = lag.stream(&attachment) else { return Ok(()) };
+                    let asked = read(&mut reader, &mut piece, consumer)?;
+                    asked.then(|| consumer.decoded().unwrap_or_default())
+                };
+                if let Some(decoded) = asked {
+                    acked = decoded;
+                    stream.queue_status(&status(acked));
+                }
+            }
+        }
+    }
+}
+
+/// Detaches the copy however it ends.
+struct Ended<'a> {
+    source: &'a Source,
+    attachment: &'a Attachment,
+}
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some(consumer) = self.source.lag().stream(self.attachment) {
+            consumer.detach();
+        }
+    }
+}
+
+/// Reads a piece of the stream; returns whether the server wants an answer.
+fn read(reader: &mut FrameReader, piece: &mut &[u8], consumer: &mut Consumer) -> Result<bool, CopyError> {
+    let now = Instant::now();
+    let (mut asked, mut heard) = (false, None);
+    while let Some(frame) = reader.next(piece)? {
+        match frame.tag {
+            b'd' => match WalMessage::parse(frame.head)? {
+                WalMessage::XLogData(data) => {
+                    consumer.xlog_data(&data, (frame.len - XLOG_DATA_HEADER) as u64, now)?;
+                    heard = Some(data.send_time);
+                }
+                WalMessage::Keepalive(keepalive) => {
+                    consumer.keepalive(&keepalive, now);
+                    asked |= keepalive.reply_requested;
+                    heard = Some(keepalive.send_time);
+                }
+            },
+            b'N' | b'S' => {}
+            b'E' => return Err(error_of(frame).into()),
+            _ => return Err(Failure::Closed(COPYING).into()),
+        }
+    }
+    if let Some(send_time) = heard {
+        consumer.heard(send_time, now);
+    }
+    Ok(asked)
+}
+
+fn error_of(frame: Frame<'_>) -> Failure {
+    match frame.whole().and_then(ErrorFields::parse) {
+        Ok(fields) => Failure::Server(fields.into()),
+        Err(error) => error.into(),
+    }
+}
+
+fn status(position: Lsn) -> StatusUpdate {
+    StatusUpdate {
+        write: position,
+        flush: position,
+        apply: position,
+        send_time: PgTimestamp::now(),
+        reply_requested: false,
+    }
+}
+
+/// The plugin's options as the consumer gave them.
+fn options_of(command: &StartReplication) -> Vec<(String, String)> {
+    let Mode::Logical { options } = &command.mode else { return Vec::new() };
+    // One without a value is a switch that is on.
+    options.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_else(|| "true".into()))).collect()
+}
+
+const PUBLICATIONS: &str = "SELECT pg_catalog.quote_ident(pubname) FROM pg_catalog.pg_publication";
+
+/// The options for a consumer that was not seen to start: all publications. Where there is but one it is that one.
+fn guess(publications: &mut Vec<super::Row>) -> Result<(Vec<(String, String)>, bool), CopyError> {
+    let names: Vec<String> = publications.drain(..).flatten().flatten().collect();
+    match names.len() {
+        0 => Err(CopyError::NoPublication),
+        many => {
+            let options = [("proto_version", "1".to_owned()), ("publication_names", names.join(","))];
+            Ok((options.map(|(name, value)| (name.to_owned(), value)).to_vec(), many > 1))
+        }
+    }
+}
