@@ -7,3 +7,4 @@ mod streams;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls;
+mod watching;
