@@ -3,6 +3,7 @@
 //! Every answer renders what the models hold at that moment; no request makes walgate ask a database.
 //! Errors are problem documents (RFC 9457). A parameter that is not known, or does not parse, is an error.
 
+mod events;
 mod problem;
 mod routes;
 
@@ -26,6 +27,11 @@ impl View {
     /// A view of these sources.
     pub fn new(sources: Vec<Arc<Source>>, metrics: Metrics) -> View {
         View { sources, metrics, draining: AtomicBool::new(false) }
+    }
+
+    /// The sources there are.
+    pub fn sources(&self) -> Vec<Arc<Source>> {
+        self.sources.clone()
     }
 
     /// From now on `/readyz` says that no new clients are wanted.

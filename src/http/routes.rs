@@ -13,16 +13,21 @@ use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 
 use super::View;
+use super::events::events;
 use super::problem::Problem;
-use crate::lag::ConsumerReport;
-use crate::source::Health;
+use crate::ident::SlotName;
+use crate::lag::{ConsumerReport, SlotReport};
+use crate::source::{Health, Source, SourceReport};
 
 pub(super) fn router(view: Arc<View>) -> Router {
     Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/v1/sources", get(sources))
         .route("/v1/lag", get(lag))
+        .route("/v1/slots", get(slots))
+        .route("/v1/events", get(events))
         .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method| {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing here; use GET"))
@@ -39,7 +44,7 @@ async fn readyz(State(view): State<Arc<View>>) -> Result<&'static str, Problem> 
         return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "draining: no new clients are accepted"));
     }
     let reasons: Vec<String> = view
-        .sources
+        .sources()
         .iter()
         .filter_map(|source| match source.health() {
             Health::Reached => None,
@@ -51,41 +56,78 @@ async fn readyz(State(view): State<Arc<View>>) -> Result<&'static str, Problem> 
 }
 
 async fn metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
-    let text = view.metrics.render(view.sources.iter().map(Arc::as_ref), Instant::now());
+    let text = view.metrics.render(view.sources().iter().map(Arc::as_ref), Instant::now());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
+/// Which sources and consumers are asked for: all, without it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LagFilter {
+pub(super) struct Filter {
     source: Option<String>,
     slot: Option<String>,
 }
+
+impl Filter {
+    /// The query, if it holds nothing else and names a source that there is; and the sources that it asks for.
+    pub(super) fn read(
+        query: Result<Query<Filter>, QueryRejection>,
+        view: &View,
+    ) -> Result<(Filter, Vec<Arc<Source>>), Problem> {
+        let Query(filter) = query.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
+        let mut sources = view.sources();
+        if let Some(wanted) = &filter.source {
+            let known: Vec<String> = sources.iter().map(|source| source.name().to_owned()).collect();
+            sources.retain(|source| source.name() == wanted);
+            if sources.is_empty() {
+                let detail = format!("there is no source {wanted:?}; there is {}", known.join(", "));
+                return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+            }
+        }
+        Ok((filter, sources))
+    }
+
+    pub(super) fn wants(&self, slot: &SlotName) -> bool {
+        self.slot.as_ref().is_none_or(|wanted| slot.as_str() == wanted)
+    }
+}
+
+type Wanted = Result<Query<Filter>, QueryRejection>;
 
 #[derive(Serialize)]
 struct LagAnswer {
     consumers: Vec<ConsumerReport>,
 }
 
-async fn lag(
-    State(view): State<Arc<View>>,
-    filter: Result<Query<LagFilter>, QueryRejection>,
-) -> Result<Json<LagAnswer>, Problem> {
-    let Query(filter) = filter.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
-    if let Some(wanted) = &filter.source
-        && !view.sources.iter().any(|source| source.name() == wanted)
-    {
-        let known: Vec<&str> = view.sources.iter().map(|source| source.name()).collect();
-        let detail = format!("there is no source {wanted:?}; there is {}", known.join(", "));
-        return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+async fn lag(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<LagAnswer>, Problem> {
+    let (filter, sources) = Filter::read(query, &view)?;
+    let now = Instant::now();
+    let reports = sources.iter().flat_map(|source| source.lag().reports(now));
+    Ok(Json(LagAnswer { consumers: reports.filter(|report| filter.wants(&report.slot)).collect() }))
+}
+
+#[derive(Serialize)]
+struct SlotsAnswer {
+    slots: Vec<SlotReport>,
+}
+
+async fn slots(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<SlotsAnswer>, Problem> {
+    let (filter, sources) = Filter::read(query, &view)?;
+    let now = Instant::now();
+    let slots = sources.iter().flat_map(|source| source.lag().slots(now));
+    Ok(Json(SlotsAnswer { slots: slots.filter(|slot| filter.wants(&slot.slot)).collect() }))
+}
+
+#[derive(Serialize)]
+struct SourcesAnswer {
+    sources: Vec<SourceReport>,
+}
+
+async fn sources(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<SourcesAnswer>, Problem> {
+    let (filter, sources) = Filter::read(query, &view)?;
+    if filter.slot.is_some() {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "slot: a source is more than one slot; ask /v1/slots"));
     }
     let now = Instant::now();
-    let consumers = view
-        .sources
-        .iter()
-        .filter(|source| filter.source.as_ref().is_none_or(|wanted| source.name() == wanted))
-        .flat_map(|source| source.lag().reports(now))
-        .filter(|report| filter.slot.as_ref().is_none_or(|wanted| report.slot.as_str() == wanted))
-        .collect();
-    Ok(Json(LagAnswer { consumers }))
+    Ok(Json(SourcesAnswer { sources: sources.iter().map(|source| source.report(now)).collect() }))
 }

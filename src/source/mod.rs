@@ -27,7 +27,7 @@ pub use error::{ConnectError, Failure, ServerError};
 pub use query::Row;
 pub use secret::Secret;
 pub use stream::Stream;
-pub use watched::{Health, SessionCount, Source};
+pub use watched::{Health, SessionCount, Source, SourceReport};
 
 use std::sync::Arc;
 

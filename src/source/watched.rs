@@ -1,15 +1,18 @@
 //! A source as the daemon holds it: how to reach it, what is known of its consumers, whether it answers.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 
 use super::connect::{Connected, Connector};
 use super::dsn::{Host, TargetSessionAttrs};
 use super::error::{ConnectError, Failure};
 use crate::lag::{Event, Observe, SourceLag, SourcePoll};
+use crate::lsn::Lsn;
 use crate::wire::startup::SessionKind;
 
 /// One source, shared by its listener, its sessions, its poller and whoever shows it.
@@ -185,6 +188,34 @@ impl Source {
         }
     }
 
+    /// What there is to say of it.
+    pub fn report(&self, now: Instant) -> SourceReport {
+        let (state, reason) = match self.health() {
+            Health::Untried => ("untried", None),
+            Health::Reached => ("reached", None),
+            Health::Unreachable { reason, .. } => ("unreachable", Some(reason)),
+        };
+        let lag = self.lag();
+        let look = lag.last_look();
+        let history = lag.history();
+        SourceReport {
+            source: self.name.clone(),
+            state,
+            reason,
+            server: look.map(|(look, _)| look.server.to_string()),
+            database: look.map(|(look, _)| look.database.clone()),
+            server_version: self.version(),
+            system_identifier: history.map(|history| history.system.to_string()),
+            timeline: history.and_then(|history| history.timeline),
+            in_recovery: look.map(|(look, _)| look.in_recovery),
+            flushed_lsn: look.map(|(look, _)| look.flushed),
+            observed_age_seconds: look.map(|(_, at)| now.saturating_duration_since(at).as_secs_f64()),
+            observe: lag.observe(),
+            sessions: self.sessions().into(),
+            remarks: self.remarks(),
+        }
+    }
+
     /// Counts a session until the guard is dropped.
     pub fn count_session(&self, kind: SessionKind) -> SessionCount<'_> {
         let counter = match kind {
@@ -204,6 +235,39 @@ impl Source {
             ("physical", self.physical_sessions.load(Ordering::Relaxed)),
         ]
     }
+}
+
+/// A source as `/v1/sources` shows it. What is not known is null.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceReport {
+    /// The source's name.
+    pub source: String,
+    /// `untried`, `reached` or `unreachable`: how walgate's own session with it is.
+    pub state: &'static str,
+    /// Why it cannot be reached.
+    pub reason: Option<String>,
+    /// Which host of the connection string answers.
+    pub server: Option<String>,
+    /// The database that walgate is connected to.
+    pub database: Option<String>,
+    /// The server's version.
+    pub server_version: Option<String>,
+    /// What names the cluster; a string, for it needs 64 bits.
+    pub system_identifier: Option<String>,
+    /// The timeline; null on a standby.
+    pub timeline: Option<u32>,
+    /// Whether it is a standby.
+    pub in_recovery: Option<bool>,
+    /// How far its WAL is flushed (on a standby: replayed).
+    pub flushed_lsn: Option<Lsn>,
+    /// Seconds since it was looked at.
+    pub observed_age_seconds: Option<f64>,
+    /// How its consumers are observed at best.
+    pub observe: Observe,
+    /// Sessions being relayed, by kind.
+    pub sessions: BTreeMap<&'static str, u64>,
+    /// What keeps walgate from seeing all there is, each with the mend.
+    pub remarks: Vec<&'static str>,
 }
 
 /// A session that counts while this lives.
