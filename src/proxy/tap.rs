@@ -244,6 +244,9 @@ impl Session {
             Ok(_) => (SlotKind::Logical, None),
             Err(reason) => (SlotKind::Logical, Some(*reason)),
         };
+        if let Some(slot) = &slot {
+            self.metrics.reads(slot);
+        }
         let stream = slot.map(|slot| self.source.lag().attach(slot, kind, &self.server, start.as_ref().ok().cloned()));
         let fault = fault.or(stream.is_none().then_some(Untapped::Command));
         self.streaming = stream.map_or(Streaming::Unfollowed(None), Streaming::Followed);

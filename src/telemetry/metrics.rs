@@ -6,6 +6,7 @@ use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, des
 use metrics::{Unit, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
+use crate::ident::SlotName;
 use crate::lag::{ConsumerReport, SourceLag, State, Untapped};
 use crate::source::Source;
 
@@ -199,7 +200,8 @@ pub struct StreamMetrics {
     status_updates: (u64, Counter),
     /// Commits acknowledged after the same time, not recorded yet: those that were sent in one piece are.
     acked: (Duration, usize),
-    ack_latency: Histogram,
+    /// Once it is known which slot is read.
+    ack_latency: Option<Histogram>,
 }
 
 impl StreamMetrics {
@@ -214,9 +216,15 @@ impl StreamMetrics {
             keepalives: of("keepalive"),
             status_updates: of("status_update"),
             acked: (Duration::ZERO, 0),
-            ack_latency: histogram!("walgate_ack_latency_seconds", "source" => source.clone()),
+            ack_latency: None,
             source,
         }
+    }
+
+    /// The stream reads this slot.
+    pub fn reads(&mut self, slot: &SlotName) {
+        let labels = [("source", self.source.clone()), ("slot", slot.to_string())];
+        self.ack_latency = Some(histogram!("walgate_ack_latency_seconds", &labels));
     }
 
     /// A pgoutput message with this tag.
@@ -265,8 +273,10 @@ impl StreamMetrics {
 
     fn record_acked(&mut self) {
         let (latency, count) = (self.acked.0, std::mem::take(&mut self.acked.1));
-        if count > 0 {
-            self.ack_latency.record_many(latency.as_secs_f64(), count);
+        if count > 0
+            && let Some(ack_latency) = &self.ack_latency
+        {
+            ack_latency.record_many(latency.as_secs_f64(), count);
         }
     }
 }

@@ -40,7 +40,7 @@ impl Watched {
     fn until(&self, slot: &str, what: &str, holds: impl Fn(&ConsumerReport) -> bool) -> ConsumerReport {
         eventually(&format!("{slot}: {what}"), || match self.report(slot) {
             Some(report) if holds(&report) => Ok(report),
-            other => Err((other, self.source.health())),
+            other => Err(Box::new((other, self.source.health()))),
         })
     }
 }
@@ -52,7 +52,7 @@ impl Drop for Watched {
 }
 
 fn source_server(major: u32) -> (Server, Sql) {
-    let server = postgres(major).start().unwrap();
+    let server = postgres(major).start().expect("the server starts");
     let sql = Sql::connect(&server.dsn("postgres"));
     sql.run("CREATE TABLE t (id int PRIMARY KEY, v text)");
     sql.run("CREATE TABLE other (id int PRIMARY KEY)");
@@ -63,20 +63,20 @@ fn source_server(major: u32) -> (Server, Sql) {
 }
 
 async fn consume(server: &Server, options: &[(&str, &str)]) -> WalStream {
-    let session = connector(&server.dsn("postgres")).replication(Walsender::Database).await.unwrap();
-    session.start_logical(&"s".parse().unwrap(), Lsn::INVALID, options).await.unwrap()
+    let session = connector(&server.dsn("postgres")).replication(Walsender::Database).await.expect("a session");
+    session.start_logical(&"s".parse().expect("a name"), Lsn::INVALID, options).await.expect("a stream")
 }
 
 /// Reads as many commits; returns where the last one ends.
 async fn commits(stream: &mut WalStream, mut count: u32) -> Lsn {
     loop {
-        let data = stream.next().await.unwrap().unwrap();
-        if let WalMessage::XLogData(message) = data.message().unwrap()
+        let data = stream.next().await.expect("it goes on").expect("it goes on");
+        if let WalMessage::XLogData(message) = data.message().expect("a message")
             && message.data[0] == b'C'
         {
             count -= 1;
             if count == 0 {
-                return Lsn(u64::from_be_bytes(message.data[10..18].try_into().unwrap()));
+                return Lsn(u64::from_be_bytes(message.data[10..18].try_into().expect("8 bytes")));
             }
         }
     }
@@ -86,7 +86,7 @@ async fn ack(stream: &mut WalStream, position: Lsn) {
     let (write, flush, apply) = (position, position, position);
     let send_time = PgTimestamp::now();
     stream.queue_status(&StatusUpdate { write, flush, apply, send_time, reply_requested: false });
-    stream.flush().await.unwrap();
+    stream.flush().await.expect("it is written");
 }
 
 fn is_zero(report: &ConsumerReport) -> bool {
