@@ -1,6 +1,6 @@
 //! The commits that a consumer has been sent and has not acknowledged, in bounded memory.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::SubAssign;
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub struct Timeline {
     oldest: VecDeque<(PgTimestamp, Lsn)>,
     all: Figures,
     /// Sums by table. One that has nothing pending any more mostly stays: it will be back.
-    tables: HashMap<Oid, TablePending>,
+    tables: BTreeMap<Oid, TablePending>,
     /// The highest commit ever added; what comes again after a reconnect is not above it.
     newest: Lsn,
     acked: Lsn,
@@ -121,7 +121,7 @@ impl Timeline {
             changes: VecDeque::new(),
             oldest: VecDeque::new(),
             all: Figures::default(),
-            tables: HashMap::new(),
+            tables: BTreeMap::new(),
             newest: Lsn::INVALID,
             acked: Lsn::INVALID,
             foreign: 0,
@@ -321,8 +321,6 @@ const IDLE_CAPACITY: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
