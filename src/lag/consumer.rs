@@ -1,6 +1,8 @@
 //! One consumer: the reader of one slot, across all its connections.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::ident::{Oid, TableName};
@@ -66,6 +68,8 @@ pub struct Consumer {
     applied: Lsn,
     /// When the server was last heard on the stream.
     pub(super) last_frame: Option<Instant>,
+    /// It has left its socket full.
+    full: Arc<AtomicBool>,
     /// Since when a keepalive waits for an answer of the consumer.
     pub(super) asked: Option<Instant>,
     /// Up to where the server has said to have read and sent everything, and since when that has not been seen here.
@@ -114,6 +118,7 @@ impl Consumer {
             sent: Lsn::INVALID,
             applied: Lsn::INVALID,
             last_frame: None,
+            full: Arc::default(),
             asked: None,
             said_sent: None,
             last_look: None,
@@ -210,7 +215,14 @@ impl Consumer {
     }
 
     /// Its own stream has started, through the proxy.
-    pub(super) fn attach(&mut self, id: u64, kind: SlotKind, server: &str, command: Option<StartReplication>) {
+    pub(super) fn attach(
+        &mut self,
+        id: u64,
+        kind: SlotKind,
+        server: &str,
+        command: Option<StartReplication>,
+        full: Arc<AtomicBool>,
+    ) {
         if let Reading::Copy(..) = self.reading {
             // What a copy has shown may be another choice of changes.
             self.restart_timeline();
@@ -218,6 +230,7 @@ impl Consumer {
         self.kind = kind;
         self.server = server.into();
         self.command = command.or(self.command.take());
+        self.full = full;
         self.read(Reading::Stream(id, Box::default()));
     }
 
@@ -308,6 +321,11 @@ impl Consumer {
 
     pub(super) fn rates(&self) -> Rates {
         self.pace.rates()
+    }
+
+    /// Whether it has not taken for as long what was sent to it, so that nothing more could be read from the server.
+    pub(super) fn is_full_for(&self, time: Duration, now: Instant) -> bool {
+        self.full.load(Ordering::Relaxed) && self.last_frame_age(now).is_some_and(|age| age >= time)
     }
 
     /// Seconds since the server was last heard on the stream.

@@ -136,6 +136,7 @@ fn by_stream(
     let overdue = |since: Instant| now.saturating_duration_since(since) >= ON_ITS_WAY;
     let stage = match (pending.most.transactions, undecoded) {
         (1.., _) => Some(Stage::Consumer),
+        (0, _) if consumer.is_full_for(ON_ITS_WAY, now) => Some(Stage::Consumer),
         (0, _) if begun.is_some() => Some(Stage::Walsender),
         (0, Some(0)) => Some(Stage::None),
         // The server does not say how far it is while it waits for an answer.

@@ -1,6 +1,8 @@
 //! All consumers of one source, and what the poller sees of the source itself.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::ident::SlotName;
@@ -20,6 +22,16 @@ use super::report::{ConsumerReport, Observe, Positions, SlotKind, SlotReport};
 pub struct Attachment {
     slot: SlotName,
     id: u64,
+    /// Shared with the consumer, so that it can be set without a look into the model.
+    full: Arc<AtomicBool>,
+}
+
+impl Attachment {
+    /// Notes whether the consumer has left its socket full.
+    #[inline]
+    pub fn set_full(&self, full: bool) {
+        self.full.store(full, Ordering::Relaxed);
+    }
 }
 
 /// One source with its consumers.
@@ -111,8 +123,9 @@ impl SourceLag {
         self.attachments += 1;
         let id = self.attachments;
         let consumer = self.consumers.entry(slot.clone()).or_insert_with(|| Consumer::new(kind));
-        consumer.attach(id, kind, server, command);
-        Attachment { slot, id }
+        let full = Arc::default();
+        consumer.attach(id, kind, server, command, Arc::clone(&full));
+        Attachment { slot, id, full }
     }
 
     /// A copy of a slot was made at `now`, on this server; `assumed` if it is of all publications because the consumer's
@@ -121,7 +134,7 @@ impl SourceLag {
         let consumer = self.consumers.get_mut(slot).filter(|consumer| !consumer.is_attached())?;
         self.attachments += 1;
         consumer.attach_copy(self.attachments, server, Copied { at: now, assumed });
-        Some(Attachment { slot: slot.clone(), id: self.attachments })
+        Some(Attachment { slot: slot.clone(), id: self.attachments, full: Arc::default() })
     }
 
     /// No copy of a slot can be had, and why.

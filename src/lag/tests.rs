@@ -376,6 +376,19 @@ fn what_the_server_has_sent_and_has_not_come_is_on_the_network() {
 }
 
 #[test]
+fn a_consumer_that_does_not_read_is_where_the_delay_is() {
+    let mut bench = Bench::new();
+    bench.look(0, 100, row());
+    bench.keepalive(0, 100);
+    bench.look(2, 500, row());
+    assert_eq!(bench.report(2).stage, Some(Stage::Walsender));
+    bench.stream.set_full(true);
+    assert_eq!(bench.report(2).stage, Some(Stage::Consumer));
+    bench.stream.set_full(false);
+    assert_eq!(bench.report(2).stage, Some(Stage::Walsender));
+}
+
+#[test]
 fn a_commit_that_another_clock_has_dated_is_bounded_by_its_position() {
     let mut bench = Bench::new();
     for second in 0..4 {

@@ -121,6 +121,13 @@ enum Watch<'a> {
 }
 
 impl Watch<'_> {
+    /// Whether the receiver takes what is written to it.
+    fn taken(&mut self, taken: bool) {
+        if let Watch::Downstream(tap) | Watch::ToCut(tap) = self {
+            tap.client_takes(taken);
+        }
+    }
+
     fn forwarded(&mut self, bytes: &[u8]) {
         match self {
             Watch::Nothing | Watch::ToCut(_) => {}
@@ -196,7 +203,9 @@ impl Pipe {
         watch: &mut Watch<'_>,
     ) -> Poll<Result<(), PipeError>> {
         while let Some(waiting) = self.buffer.get(self.sent..end).filter(|waiting| !waiting.is_empty()) {
-            let len = ready!(Pin::new(&mut *to).poll_write(cx, waiting)).map_err(PipeError::Write)?;
+            let written = Pin::new(&mut *to).poll_write(cx, waiting);
+            watch.taken(written.is_ready());
+            let len = ready!(written).map_err(PipeError::Write)?;
             if len == 0 {
                 return Poll::Ready(Err(PipeError::Write(io::ErrorKind::WriteZero.into())));
             }

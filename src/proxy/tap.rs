@@ -99,6 +99,14 @@ impl Tap {
         self.session.metrics.flush();
     }
 
+    /// Notes whether the client takes what is written to it, or has left its socket full.
+    #[inline]
+    pub(super) fn client_takes(&self, takes: bool) {
+        if let Streaming::Followed(stream) = &self.session.streaming {
+            stream.set_full(!takes);
+        }
+    }
+
     /// Reads what is about to be forwarded to the client, up to the first place where a stream may be cut:
     /// between messages, and on a stream that is followed after a commit. Returns how many bytes lie before
     /// it; `None` where there is no such place in `bytes` (then all of them were read), and always while
