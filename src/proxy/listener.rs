@@ -29,6 +29,9 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const USER_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
+/// Connections that may wait to start a session, or are only to cancel a query, when all sessions are taken.
+const STARTING: usize = 256;
+
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddr {
@@ -174,6 +177,10 @@ async fn accept(
 ) {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
+            // Those that have not said yet what they want come on top of the sessions; one too many is closed unheard.
+            Ok((_, peer)) if sessions.len() >= shared.limits.sessions.saturating_add(STARTING) => {
+                tracing::warn!(%peer, "too many connections that have not started a session");
+            }
             Ok((client, peer)) => {
                 let (shared, kill) = (Arc::clone(&shared), kill.clone());
                 sessions.spawn(async move {
