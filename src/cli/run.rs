@@ -135,14 +135,7 @@ fn connector(args: &Args) -> Result<Connector, ConfigError> {
     if args.upstream.is_none() && named.iter().all(|variable| std::env::var_os(variable).is_none()) {
         return Err(ConfigError::NoSource);
     }
-    // An address alone: what is neither a URI nor key=value.
-    let text = args.upstream.as_ref().map(|text| match text.contains("://") || text.contains('=') {
-        true => text.clone(),
-        false if text.starts_with('/') => format!("host={text}"),
-        false => format!("postgresql://{text}"),
-    });
-    let dsn = Dsn::resolve(text.as_deref(), &SystemEnvironment)?;
-    Ok(Connector::new(dsn)?)
+    Ok(Connector::new(Dsn::from_argument(args.upstream.as_deref(), &SystemEnvironment)?)?)
 }
 
 pub(super) fn main(args: Args) -> ExitCode {

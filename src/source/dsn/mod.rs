@@ -19,6 +19,7 @@ mod service;
 mod tests;
 mod text;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -233,6 +234,21 @@ pub enum TargetSessionAttrs {
 }
 
 impl Dsn {
+    /// Resolves what a person names a source by: a connection string, or an address alone, `host:port` or the directory
+    /// of a socket. With nothing named, as [`Dsn::resolve`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Dsn::resolve`].
+    pub fn from_argument(argument: Option<&str>, environment: &dyn Environment) -> Result<Dsn, DsnError> {
+        let text = argument.map(|text| match text.contains("://") || text.contains('=') {
+            true => Cow::Borrowed(text),
+            false if text.starts_with('/') => Cow::Owned(format!("host={text}")),
+            false => Cow::Owned(format!("postgresql://{text}")),
+        });
+        Dsn::resolve(text.as_deref(), environment)
+    }
+
     /// The places to connect to, in the order given; never empty.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts

@@ -240,6 +240,23 @@ fn a_password_file_that_others_may_read_is_ignored_with_a_warning() {
 }
 
 #[test]
+fn a_person_may_name_an_address_alone() {
+    for (argument, host) in [
+        ("db:5433", "db:5433"),
+        ("db", "db:5432"),
+        ("[::1]:6432", "[::1]:6432"),
+        ("/run/pg", "/run/pg/.s.PGSQL.5432"),
+        ("host=db port=5434", "db:5434"),
+        ("postgresql://db:5435/app", "db:5435"),
+    ] {
+        let dsn = Dsn::from_argument(Some(argument), &Here::new()).unwrap();
+        assert_eq!(dsn.hosts()[0].to_string(), host, "{argument}");
+    }
+    let named = Here::new().set("DATABASE_URL", "postgresql://named:5436/app");
+    assert_eq!(Dsn::from_argument(None, &named).unwrap().hosts()[0].to_string(), "named:5436");
+}
+
+#[test]
 fn an_address_alone_names_no_user_until_a_session_needs_one() {
     let dsn = Here::new().resolve("host=db port=5432");
     assert_eq!((dsn.user.as_deref(), dsn.database.as_deref()), (None, None));
