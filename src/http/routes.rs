@@ -16,7 +16,7 @@ use super::View;
 use super::events::events;
 use super::problem::Problem;
 use crate::ident::SlotName;
-use crate::lag::{ConsumerReport, SlotReport};
+use crate::lag::{LagReport, SlotReport};
 use crate::source::{Health, Source, SourceReport};
 
 pub(super) fn router(view: Arc<View>) -> Router {
@@ -94,16 +94,11 @@ impl Filter {
 
 type Wanted = Result<Query<Filter>, QueryRejection>;
 
-#[derive(Serialize)]
-struct LagAnswer {
-    consumers: Vec<ConsumerReport>,
-}
-
-async fn lag(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<LagAnswer>, Problem> {
+async fn lag(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<LagReport>, Problem> {
     let (filter, sources) = Filter::read(query, &view)?;
     let now = Instant::now();
     let reports = sources.iter().flat_map(|source| source.lag().reports(now));
-    Ok(Json(LagAnswer { consumers: reports.filter(|report| filter.wants(&report.slot)).collect() }))
+    Ok(Json(LagReport { consumers: reports.filter(|report| filter.wants(&report.slot)).collect() }))
 }
 
 #[derive(Serialize)]

@@ -6,6 +6,13 @@ use crate::ident::{SlotName, TableName};
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 
+/// `/v1/lag`, and what `walgate lag --format json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct LagReport {
+    /// By source and slot.
+    pub consumers: Vec<ConsumerReport>,
+}
+
 /// One consumer of a source.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConsumerReport {

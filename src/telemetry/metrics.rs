@@ -67,6 +67,18 @@ impl Metrics {
     }
 }
 
+/// The gauges of these consumers in Prometheus' text format, without those that only a daemon has.
+pub fn render_lag(consumers: &[ConsumerReport]) -> String {
+    let view = PrometheusBuilder::new().build_recorder();
+    with_local_recorder(&view, || {
+        describe_view();
+        gauge!("walgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+        let mut table_labels = 0;
+        consumers.iter().for_each(|report| show_consumer(report, &mut table_labels));
+    });
+    view.handle().render()
+}
+
 fn describe_view() {
     describe_gauge!("walgate_build_info", "The running version; always 1.");
     describe_gauge!("walgate_proxy_sessions", "Sessions being relayed, by kind.");

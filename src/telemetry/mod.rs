@@ -8,4 +8,4 @@ mod logs;
 mod metrics;
 
 pub use logs::init as init_logs;
-pub use metrics::{Metrics, ProxyMetrics, StreamMetrics};
+pub use metrics::{Metrics, ProxyMetrics, StreamMetrics, render_lag};
