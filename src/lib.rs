@@ -2,6 +2,8 @@
 //! and stands between a server and its consumers as a transparent proxy.
 
 pub mod cli;
+pub mod config;
+pub mod daemon;
 pub mod http;
 pub mod ident;
 pub mod lag;
@@ -12,4 +14,5 @@ pub mod scratch;
 pub mod source;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod wire;

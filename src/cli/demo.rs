@@ -212,9 +212,10 @@ impl Daemon {
         };
         let proxy_port = proxy.address().to_string().rsplit(':').next().unwrap_or_default().parse()?;
         let http = listener.local_addr()?;
-        let view = Arc::new(View::new(vec![Arc::clone(&source)], Metrics::install()?));
+        let view = Arc::new(View::new(Metrics::install()?));
+        view.set_sources(vec![Arc::clone(&source)]);
         // They end with the runtime.
-        tokio::spawn(http::serve(listener, view, CancellationToken::new()));
+        tokio::spawn(http::serve(listener, None, view, CancellationToken::new()));
         tokio::spawn(watch(source, CancellationToken::new()));
         Ok(Daemon { http, proxy_port, _proxy: proxy })
     }

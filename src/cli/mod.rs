@@ -64,7 +64,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         return BAD_CONFIG.into();
     }
     match cli.command {
-        Command::Run(args) => run::main(args),
+        Command::Run(args) => run::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Completions(args) => manual::completions(&args, &mut Cli::command()),

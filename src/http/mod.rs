@@ -6,37 +6,54 @@
 mod events;
 mod problem;
 mod routes;
+mod secured;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::source::Source;
+use crate::source::{Secret, Source};
 use crate::telemetry::Metrics;
+use crate::tls::ServerTls;
 
 /// What the routes show.
 pub struct View {
-    sources: Vec<Arc<Source>>,
+    sources: RwLock<Vec<Arc<Source>>>,
+    token: RwLock<Option<Secret>>,
     metrics: Metrics,
     draining: AtomicBool,
 }
 
 impl View {
-    /// A view of these sources.
-    pub fn new(sources: Vec<Arc<Source>>, metrics: Metrics) -> View {
-        View { sources, metrics, draining: AtomicBool::new(false) }
+    /// A view of no source yet.
+    pub fn new(metrics: Metrics) -> View {
+        View { sources: RwLock::default(), token: RwLock::default(), metrics, draining: AtomicBool::new(false) }
+    }
+
+    /// From now on these are shown.
+    pub fn set_sources(&self, sources: Vec<Arc<Source>>) {
+        *self.sources.write().unwrap_or_else(PoisonError::into_inner) = sources;
     }
 
     /// The sources there are.
     pub fn sources(&self) -> Vec<Arc<Source>> {
-        self.sources.clone()
+        self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on `/v1` routes want to be shown this.
+    pub fn set_token(&self, token: Option<Secret>) {
+        *self.token.write().unwrap_or_else(PoisonError::into_inner) = token;
     }
 
     /// From now on `/readyz` says that no new clients are wanted.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    fn token(&self) -> Option<Secret> {
+        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -44,6 +61,18 @@ impl View {
 ///
 /// # Errors
 /// If the listener fails for good.
-pub async fn serve(listener: TcpListener, view: Arc<View>, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, routes::router(view)).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<ServerTls>>,
+    view: Arc<View>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    let router = routes::router(view);
+    match tls {
+        None => axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await,
+        Some(tls) => {
+            let listener = secured::Listener::new(listener, tls)?;
+            axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+        }
+    }
 }

@@ -5,12 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::{Method, StatusCode, Uri, header};
-use axum::response::IntoResponse;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::View;
 use super::events::events;
@@ -20,19 +22,38 @@ use crate::lag::{LagReport, SlotReport};
 use crate::source::{Health, Source, SourceReport};
 
 pub(super) fn router(view: Arc<View>) -> Router {
-    Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
+    let guard = from_fn_with_state(Arc::clone(&view), authorize);
+    let guarded = Router::new()
         .route("/v1/sources", get(sources))
         .route("/v1/lag", get(lag))
         .route("/v1/slots", get(slots))
         .route("/v1/events", get(events))
+        .route_layer(guard);
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .merge(guarded)
         .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method| {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing here; use GET"))
         })
         .with_state(view)
+}
+
+/// Lets a request pass that shows the token, where one is configured.
+async fn authorize(State(view): State<Arc<View>>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer "));
+    // Digests, so that the time that it takes to compare them tells nothing.
+    let digest = |text: &[u8]| Sha256::digest(text);
+    match view.token() {
+        Some(token) if shown.map(digest) != Some(digest(token.expose().as_bytes())) => {
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs the header Authorization: Bearer <token>");
+            ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
+        }
+        _ => next.run(request).await,
+    }
 }
 
 async fn livez() -> &'static str {

@@ -1,6 +1,8 @@
 //! What is shown of a source: `/v1/lag` for each consumer, `/v1/slots` for each slot. Every unknown figure is null.
 
-use serde::Serialize;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
 
 use crate::ident::{SlotName, TableName};
 use crate::lsn::Lsn;
@@ -207,10 +209,11 @@ pub enum Stage {
 }
 
 /// How a consumer is observed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Observe {
     /// Its stream passes the proxy, which sees both directions.
+    #[default]
     Proxy,
     /// A temporary copy of its slot is read, and acknowledgements are seen once a second in `pg_replication_slots`.
     Slot,
@@ -227,6 +230,15 @@ impl Stage {
             Stage::Network => "network",
             Stage::Consumer => "consumer",
         }
+    }
+}
+
+impl FromStr for Observe {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Observe, Self::Err> {
+        let known = [Observe::Proxy, Observe::Slot, Observe::Poll];
+        known.into_iter().find(|observe| observe.as_str() == text).ok_or("expected proxy, slot or poll")
     }
 }
 

@@ -19,7 +19,7 @@ use crate::wire::startup::{SessionKind, StartupMessage, StartupPacket};
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// ALPN of the PostgreSQL protocol, which a client that begins with TLS has to name.
-pub(super) const ALPN: &[u8] = b"postgresql";
+pub const ALPN: &[u8] = b"postgresql";
 
 /// What a client wants.
 pub(super) enum Request {

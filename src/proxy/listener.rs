@@ -17,10 +17,11 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::Limits;
 use super::session::{Shared, serve};
-use super::{Limits, ServerTls};
 use crate::source::{Source, Stream};
 use crate::telemetry::ProxyMetrics;
+use crate::tls::ServerTls;
 
 /// When an idle client is probed, how often, and how long what was sent to one may stay unacknowledged: a
 /// client that vanished must not hold a walsender, which would pin its slot. Linux counts a closed window as

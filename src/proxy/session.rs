@@ -17,9 +17,10 @@ use super::handshake::{self, HandshakeError, Request, refuse};
 use super::login::pass_authentication_request;
 use super::relay::{RelayError, relay};
 use super::tap::Tap;
-use super::{Limits, ServerTls, is_gone};
+use super::{Limits, is_gone};
 use crate::source::{ConnectError, Connected, Source, Stream};
 use crate::telemetry::ProxyMetrics;
+use crate::tls::ServerTls;
 use crate::wire::backend::ErrorFields;
 use crate::wire::startup::SessionKind;
 

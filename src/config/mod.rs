@@ -1,0 +1,175 @@
+//! What the daemon runs with: validated, with every file that it names read.
+//!
+//! It comes from a TOML file ([`read`]) or from flags. Nothing further in looks at either.
+
+mod file;
+pub mod units;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use file::{FileError, read};
+
+use crate::lag::Observe;
+use crate::proxy::{Limits, ListenAddr};
+use crate::source::dsn::TargetSessionAttrs;
+use crate::source::{Connector, Secret};
+use crate::tls::{ServerTls, ServerTlsError};
+
+/// Everything.
+#[derive(Debug)]
+pub struct Config {
+    /// The HTTP interface; `None` where there is to be none.
+    pub http: Option<Http>,
+    /// The SQL console.
+    pub console: Console,
+    /// How long sessions may take to end after SIGTERM, or when their source goes.
+    pub drain_timeout: Duration,
+    /// At least one.
+    pub sources: Vec<Source>,
+}
+
+/// The HTTP interface.
+#[derive(Debug)]
+pub struct Http {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// What `/v1` routes want to be shown.
+    pub token: Option<Secret>,
+    /// With what certificate.
+    pub tls: Option<Arc<ServerTls>>,
+}
+
+/// The SQL console.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Console {
+    /// The database name that asks for it; `None` where there is to be none.
+    pub database: Option<String>,
+    /// Who may ask, with SCRAM verifiers; without it, clients on this machine may.
+    pub auth_file: Option<PathBuf>,
+}
+
+impl Default for Console {
+    fn default() -> Console {
+        Console { database: Some("walgate".into()), auth_file: None }
+    }
+}
+
+/// A source.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its name.
+    pub name: String,
+    /// How to reach it.
+    pub connector: Connector,
+    /// Where clients connect; `None` where there is to be no proxy.
+    pub listen: Option<ListenAddr>,
+    /// How its consumers are observed at best.
+    pub observe: Observe,
+    /// walgate opens no connection of its own.
+    pub passive: bool,
+    /// The certificate that clients are shown.
+    pub tls: Option<Arc<ServerTls>>,
+    /// Limits of its proxy.
+    pub limits: Limits,
+    /// The age at which evidence no longer counts.
+    pub stale_after: Duration,
+}
+
+/// What is wrong with a source, whichever way it was described.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// Of the two files that make up a certificate one is missing.
+    #[error("tls_cert and tls_key belong together: give both or neither")]
+    HalfCertificate,
+    /// The certificate or its key.
+    #[error("{0}")]
+    Tls(#[from] ServerTlsError),
+    /// There is nothing for it to do.
+    #[error("passive without listen leaves nothing to do: give listen, or leave passive out")]
+    NothingToDo,
+    /// Which of several hosts is meant only a login can tell.
+    #[error("passive opens no connection that could tell which host target_session_attrs means; name one host")]
+    PassiveChoice,
+    /// Copies of slots are made on connections of walgate's own.
+    #[error("observe = \"slot\" opens connections, which passive rules out")]
+    PassiveSlot,
+}
+
+impl Source {
+    /// Checks what is not a matter of one setting alone.
+    ///
+    /// # Errors
+    /// If settings contradict each other.
+    pub fn check(self) -> Result<Source, SourceError> {
+        let dsn = self.connector.dsn();
+        if self.passive {
+            if self.listen.is_none() {
+                return Err(SourceError::NothingToDo);
+            }
+            if self.observe == Observe::Slot {
+                return Err(SourceError::PassiveSlot);
+            }
+            if dsn.hosts().len() > 1 && dsn.target_session_attrs != TargetSessionAttrs::Any {
+                return Err(SourceError::PassiveChoice);
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// Reads a certificate and its key, where they are given; with the application protocol that clients may ask for.
+///
+/// # Errors
+/// If only one is given, or they cannot be used.
+pub fn certificate(
+    certificate: Option<&Path>,
+    key: Option<&Path>,
+    protocol: &[u8],
+) -> Result<Option<Arc<ServerTls>>, SourceError> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => {
+            Ok(Some(Arc::new(ServerTls::load(certificate.to_owned(), key.to_owned(), protocol)?)))
+        }
+        (None, None) => Ok(None),
+        _ => Err(SourceError::HalfCertificate),
+    }
+}
+
+/// Where to answer HTTP, or not to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpAddr {
+    /// Here.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
+}
+
+impl Default for HttpAddr {
+    fn default() -> HttpAddr {
+        HttpAddr::At(SocketAddr::from(([127, 0, 0, 1], 9632)))
+    }
+}
+
+impl FromStr for HttpAddr {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<HttpAddr, Self::Err> {
+        match text {
+            "off" => Ok(HttpAddr::Off),
+            _ => text.parse().map(HttpAddr::At).map_err(|_| "expected address:port, like 127.0.0.1:9632, or off"),
+        }
+    }
+}
+
+/// How long sessions may take to end, by default: less than the 30 s that Kubernetes gives.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
+
+/// The age at which evidence no longer counts, by default.
+pub const STALE_AFTER: Duration = Duration::from_secs(15);
+
+/// The most sessions that can be asked for: what a semaphore holds.
+pub const MAX_SESSIONS: usize = 0x1fff_ffff;

@@ -1,0 +1,209 @@
+//! The daemon: every source with its proxy and its watch, and the HTTP interface, from the start to the drain.
+//!
+//! A reload compares what is to run with what does, source by source, and touches no more than what has changed.
+
+mod running;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::{interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::http::{self, View};
+use crate::telemetry::Metrics;
+use running::Running;
+
+/// How long HTTP requests under way may take once the sessions have ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// File descriptors of a session, and of everything else.
+const DESCRIPTORS: (usize, usize) = (2, 64);
+
+/// Runs until SIGTERM or SIGINT and drains then. At SIGHUP it takes what `reread` gives; where that fails everything
+/// stays as it is.
+///
+/// # Errors
+/// If an address cannot be listened at, or the process cannot be set up.
+pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config, E>) -> Result<(), Box<dyn Error>> {
+    let mut signals = Signals::new()?;
+    let metrics = Metrics::install()?;
+    let view = Arc::new(View::new(metrics.clone()));
+    let stop = CancellationToken::new();
+    raise_descriptors(&config);
+    let http = match &config.http {
+        None => None,
+        Some(http) => {
+            let listener = TcpListener::bind(http.listen).await;
+            let listener = listener.map_err(|error| format!("cannot listen at {}: {error}", http.listen))?;
+            view.set_token(http.token.clone());
+            Some((listener, http.tls.clone()))
+        }
+    };
+    let mut daemon = Daemon { config, running: BTreeMap::new(), ending: JoinSet::new(), view: Arc::clone(&view) };
+    for source in daemon.config.sources.clone() {
+        let name = source.name.clone();
+        daemon.running.insert(name, Running::start(source).await?);
+    }
+    daemon.show();
+    let http = match http {
+        None => None,
+        Some((listener, tls)) => {
+            tracing::info!(address = %listener.local_addr()?, "answering HTTP");
+            Some(tokio::spawn(http::serve(listener, tls, Arc::clone(&view), stop.clone())))
+        }
+    };
+
+    let mut upkeep = interval(Duration::from_secs(5));
+    loop {
+        tokio::select! {
+            _ = upkeep.tick() => metrics.upkeep(),
+            Some(_) = daemon.ending.join_next() => {}
+            signal = signals.next() => match signal {
+                "SIGHUP" => match reread() {
+                    Ok(config) => daemon.reload(config).await,
+                    Err(error) => tracing::error!(%error, "not reloaded: everything stays as it was"),
+                },
+                signal => {
+                    tracing::info!(signal, "draining");
+                    break;
+                }
+            },
+        }
+    }
+    view.drain();
+    tokio::select! {
+        () = daemon.end() => tracing::info!("drained"),
+        signal = signals.end() => tracing::warn!(signal, "ending at once"),
+    }
+    stop.cancel();
+    // A request that does not end is not waited for.
+    if let Some(http) = http
+        && let Ok(ended) = timeout(LAST_ANSWERS, http).await
+    {
+        ended??;
+    }
+    Ok(())
+}
+
+struct Daemon {
+    config: Config,
+    running: BTreeMap<String, Running>,
+    /// Sources that were taken away, draining.
+    ending: JoinSet<()>,
+    view: Arc<View>,
+}
+
+impl Daemon {
+    /// Makes what runs be what this says.
+    async fn reload(&mut self, config: Config) {
+        let mut before = std::mem::take(&mut self.running);
+        for source in config.sources.clone() {
+            let name = source.name.clone();
+            match before.remove(&name) {
+                Some(mut known) if known.can_become(&source) => {
+                    known.become_like(source);
+                    self.running.insert(name, known);
+                    continue;
+                }
+                Some(known) => _ = self.ending.spawn(known.end(config.drain_timeout)),
+                None => {}
+            }
+            match Running::start_again(source).await {
+                Ok(running) => _ = self.running.insert(name, running),
+                Err(error) => tracing::error!(source = name, %error, "the source does not run"),
+            }
+        }
+        for (name, gone) in before {
+            tracing::info!(source = name, "the source is not configured any more");
+            self.ending.spawn(gone.end(config.drain_timeout));
+        }
+        self.show();
+        let (old, new) = (self.config.http.as_ref(), config.http.as_ref());
+        if old.map(|http| http.listen) != new.map(|http| http.listen) {
+            tracing::warn!("the address of the HTTP interface changes only with a restart");
+        }
+        self.view.set_token(new.and_then(|http| http.token.clone()));
+        if let Some(tls) = old.and_then(|http| http.tls.as_ref())
+            && let Err(error) = tls.reload()
+        {
+            tracing::error!(%error, "the certificate of the HTTP interface stays as it was");
+        }
+        raise_descriptors(&config);
+        let http = self.config.http.take();
+        self.config = Config { http, ..config };
+        tracing::info!("configuration and certificates read again");
+    }
+
+    /// Shows over HTTP what runs.
+    fn show(&self) {
+        self.view.set_sources(self.running.values().map(Running::source).collect());
+    }
+
+    /// Drains everything.
+    async fn end(&mut self) {
+        let running = std::mem::take(&mut self.running);
+        for running in running.into_values() {
+            self.ending.spawn(running.end(self.config.drain_timeout));
+        }
+        while self.ending.join_next().await.is_some() {}
+    }
+}
+
+/// Allows as many file descriptors as the system lets a process have.
+fn raise_descriptors(config: &Config) {
+    let proxies = config.sources.iter().filter(|source| source.listen.is_some());
+    let sessions: usize = proxies.map(|source| source.limits.sessions).sum();
+    let wanted = (sessions.saturating_mul(DESCRIPTORS.0).saturating_add(DESCRIPTORS.1)) as u64;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(allowed) if allowed >= wanted => {}
+        Ok(allowed) => tracing::warn!(
+            allowed,
+            wanted,
+            "fewer file descriptors are allowed than as many sessions need; raise the limit (ulimit -Hn, LimitNOFILE=)"
+        ),
+        Err(error) => tracing::warn!(%error, "the limit of file descriptors cannot be raised"),
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT. Cancel-safe.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            match self.next().await {
+                "SIGHUP" => {}
+                signal => return signal,
+            }
+        }
+    }
+
+    /// Waits for the next one. Cancel-safe.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.hangup.recv() => "SIGHUP",
+        }
+    }
+}
