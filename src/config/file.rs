@@ -260,10 +260,11 @@ fn describe(error: &toml::de::Error, text: &str) -> String {
     }
 }
 
+/// The known key that the fewest typing mistakes lead to, if they are few enough.
 fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
-    let similar = known.iter().map(|known| (strsim::jaro_winkler(unknown, known), *known));
-    let best = similar.max_by(|one, other| one.0.total_cmp(&other.0))?;
-    (best.0 >= 0.7).then_some(best.1)
+    let distances = known.iter().map(|known| (strsim::osa_distance(unknown, known), *known));
+    let (mistakes, nearest) = distances.min()?;
+    (mistakes <= 1 + unknown.len() / 4).then_some(nearest)
 }
 
 /// A string in which `${NAME}` stands for an environment variable and `$$` for a dollar sign.

@@ -37,13 +37,40 @@ impl Walgate {
         Walgate::start(upstream, &self.listen, arguments, self.http)
     }
 
+    /// Starts `walgate run -c` with a file of this text, in which `HTTP` stands for the address of the HTTP interface;
+    /// `listen` is the address of the source that the other methods mean.
+    #[track_caller]
+    pub(crate) fn configured(text: &str, listen: &str) -> Walgate {
+        let (directory, http) = (tempfile::tempdir().expect("a temporary directory can be made"), free());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+        command.args(["run", "-c"]).arg(directory.path().join("walgate.toml"));
+        write(&directory, http, text);
+        Walgate::spawn(command, directory, listen, http)
+    }
+
+    /// Gives it a file of another text, and tells it to read that; returns when it has taken or refused it.
+    #[track_caller]
+    pub(crate) fn configure(&self, text: &str) {
+        write(&self.directory, self.http, text);
+        let reloads =
+            || ["read again", "not reloaded"].map(|what| self.log().matches(what).count()).iter().sum::<usize>();
+        let before = reloads();
+        signal(self.pid(), Signal::HangUp);
+        eventually("walgate to read its file", || if reloads() > before { Ok(()) } else { Err(self.log()) });
+    }
+
     #[track_caller]
     fn start(upstream: &str, listen: &str, arguments: &[&str], http: u16) -> Walgate {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let log = File::create(directory.path().join("log")).expect("the log can be made");
         let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
         command.args(["run", "--upstream", upstream, "--listen", listen]);
         command.args(["--http", &format!("127.0.0.1:{http}")]).args(arguments);
+        Walgate::spawn(command, directory, listen, http)
+    }
+
+    #[track_caller]
+    fn spawn(mut command: Command, directory: tempfile::TempDir, listen: &str, http: u16) -> Walgate {
+        let log = File::create(directory.path().join("log")).expect("the log can be made");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log can be shared")).stderr(log);
         let child = command.spawn().expect("walgate starts");
         let mut walgate = Walgate { child, directory, listen: listen.to_owned(), http };
@@ -132,6 +159,17 @@ impl Drop for Walgate {
             eprintln!("--- walgate's log ends with:\n{}", last_lines(&self.log()));
         }
     }
+}
+
+fn write(directory: &tempfile::TempDir, http: u16, text: &str) {
+    let text = text.replace("HTTP", &format!("127.0.0.1:{http}"));
+    fs::write(directory.path().join("walgate.toml"), text).expect("the file can be written");
+}
+
+/// An address that nobody listens at.
+#[track_caller]
+pub(crate) fn free_address() -> String {
+    format!("127.0.0.1:{}", free())
 }
 
 fn free() -> u16 {
