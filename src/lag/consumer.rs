@@ -179,6 +179,7 @@ impl Consumer {
     pub fn keepalive(&mut self, keepalive: &Keepalive, now: Instant) {
         if let Reading::Stream(..) | Reading::Copy(..) = self.reading {
             self.decoded = self.decoded.max(keepalive.wal_end);
+            self.timeline.reach(keepalive.wal_end);
         }
         if keepalive.reply_requested && self.asked.is_none() {
             self.asked = Some(now);

@@ -32,6 +32,8 @@ pub struct Timeline {
     /// The highest commit ever added; what comes again after a reconnect is not above it.
     newest: Lsn,
     acked: Lsn,
+    /// The furthest position that the consumer was told to have everything up to.
+    reached: Lsn,
     /// Commits pending whose timestamps are of another server's clock.
     foreign: u64,
     /// Bytes of all commits ever added, and of all ever acknowledged.
@@ -53,6 +55,8 @@ struct Span {
     foreign: u32,
     /// How many of `changes` are its own.
     changes: u32,
+    /// An acknowledgement of where `last` begins may be of what ended there.
+    adjoins: bool,
 }
 
 /// What a span changes in one table.
@@ -124,6 +128,7 @@ impl Timeline {
             tables: BTreeMap::new(),
             newest: Lsn::INVALID,
             acked: Lsn::INVALID,
+            reached: Lsn::INVALID,
             foreign: 0,
             added_bytes: 0,
             acked_bytes: 0,
@@ -133,7 +138,9 @@ impl Timeline {
     /// Adds a commit that was sent at `sent_at`. One that was added before, or that the consumer has
     /// acknowledged already, changes nothing: that is what a stream repeats after a reconnect.
     pub fn commit(&mut self, commit: PublishedCommit<'_>, sent_at: Instant) {
-        if commit.commit_lsn <= self.newest.max(self.acked) {
+        let adjoins = commit.commit_lsn == self.reached || commit.commit_lsn == self.acked;
+        self.reach(commit.end_lsn);
+        if commit.commit_lsn <= self.newest || commit.commit_lsn < self.acked {
             return;
         }
         if self.spans.len() >= self.limit || self.changes.len() + commit.tables.len() > self.changes_limit {
@@ -161,18 +168,26 @@ impl Timeline {
             transactions: 1,
             foreign,
             changes: commit.tables.len() as u32,
+            adjoins,
         });
     }
 
-    /// Takes an acknowledgement: a commit is pending while its `commit_lsn` is above it. 0/0 gives no
-    /// position, and none takes back an earlier one. `acked` is called with the time from sending to now and the number
+    /// The server has said that the consumer has everything up to here.
+    pub fn reach(&mut self, position: Lsn) {
+        self.reached = self.reached.max(position);
+    }
+
+    /// Takes an acknowledgement: a commit is pending while its `commit_lsn` is above it. Where the commit before it ended
+    /// there, or a keepalive said so, also while it is equal: a consumer that acknowledges the ends of commits (PostgreSQL's
+    /// own) then means those, and the server would send this one again. One that acknowledges `commit_lsn` passes it with
+    /// its answer to the next keepalive. 0/0 gives no position, and none takes back an earlier one. `acked` is called with the time from sending to now and the number
     /// of commits for each span that it covers; in a merged one the first commit's time stands for all.
     pub fn ack(&mut self, ack: Lsn, now: Instant, mut acked: impl FnMut(Duration, u32)) {
         if ack <= self.acked {
             return;
         }
         self.acked = ack;
-        while let Some(span) = self.spans.pop_front_if(|span| span.last <= ack) {
+        while let Some(span) = self.spans.pop_front_if(|span| span.last < ack || (span.last == ack && !span.adjoins)) {
             self.all.transactions -= u64::from(span.transactions);
             self.foreign -= u64::from(span.foreign);
             for change in self.changes.drain(..span.changes as usize) {
@@ -185,7 +200,8 @@ impl Timeline {
             }
             acked(now.saturating_duration_since(span.sent_at), span.transactions);
         }
-        while self.oldest.pop_front_if(|(_, last)| *last <= ack).is_some() {}
+        let first = self.spans.front().map(|span| span.last);
+        while self.oldest.pop_front_if(|(_, last)| first.is_none_or(|first| *last < first)).is_some() {}
         if self.spans.is_empty() && self.spans.capacity() > IDLE_CAPACITY {
             self.shrink();
         }
@@ -209,7 +225,7 @@ impl Timeline {
                 pending.most -= part;
             }
         }
-        let torn = self.spans.front().filter(|span| span.first <= self.acked);
+        let torn = self.spans.front().filter(|span| span.transactions > 1 && span.first <= self.acked);
         if let Some(span) = torn.filter(|span| span.last <= until) {
             // Its last commit is pending, or the span were gone.
             let volume = self.changes.iter().take(span.changes as usize).map(|change| change.volume).sum();
@@ -284,6 +300,7 @@ impl Timeline {
             });
             let span = Span {
                 last: other.last,
+                adjoins: other.adjoins,
                 oldest: one.oldest.min(other.oldest),
                 last_ts: other.last_ts,
                 transactions: one.transactions + other.transactions,
@@ -356,6 +373,30 @@ mod tests {
             assert_eq!((count, pending.least, pending.most), (1, left, left));
             assert_eq!((pending.oldest, pending.oldest_possible), (Some(PgTimestamp(2)), Some(PgTimestamp(2))));
         }
+    }
+
+    #[test]
+    fn an_ack_of_what_ended_where_a_commit_begins_leaves_it() {
+        let mut timeline = Timeline::new(Timeline::LIMIT);
+        timeline.commit(commit(100, 1, &[(1, 2)]).published(), Instant::now());
+        timeline.commit(commit(108, 2, &[(1, 3)]).published(), Instant::now());
+        timeline.ack(Lsn(108), Instant::now(), |_, _| {});
+        let pending = timeline.pending(EVERYTHING);
+        assert_eq!((pending.least.transactions, pending.most.volume.rows), (1, 3));
+        assert_eq!((pending.oldest, pending.oldest_possible), (Some(PgTimestamp(2)), Some(PgTimestamp(2))));
+        // Of a keepalive, before the commit is there and after it.
+        timeline.reach(Lsn(200));
+        timeline.ack(Lsn(200), Instant::now(), |_, _| {});
+        assert_eq!(timeline.pending(EVERYTHING), Pending::default());
+        timeline.commit(commit(200, 3, &[(1, 4)]).published(), Instant::now());
+        assert_eq!(timeline.pending(EVERYTHING).least.volume.rows, 4);
+        timeline.reach(Lsn(300));
+        timeline.commit(commit(300, 4, &[(1, 5)]).published(), Instant::now());
+        timeline.ack(Lsn(300), Instant::now(), |_, _| {});
+        assert_eq!(
+            (timeline.pending(EVERYTHING).least.volume.rows, timeline.pending(EVERYTHING).is_exact()),
+            (5, true)
+        );
     }
 
     #[test]
@@ -436,8 +477,8 @@ mod tests {
             look in 0u64..80,
         ) {
             let mut timeline = Timeline::new(limit);
-            let mut model: BTreeMap<u64, Commit> = BTreeMap::new();
-            let (mut acked, mut newest, mut added_bytes, mut latencies) = (0, 0, 0, 0);
+            let mut model: BTreeMap<u64, (Commit, bool)> = BTreeMap::new();
+            let (mut acked, mut reached, mut newest, mut added_bytes, mut latencies) = (0, 0, 0, 0, 0);
             for (is_commit, lsn, ts, tables) in steps {
                 let tables: Vec<(u32, u64)> = BTreeMap::from_iter(tables).into_iter().collect();
                 if is_commit {
@@ -446,16 +487,18 @@ mod tests {
                     let lsn = if ts % 7 == 0 { lsn.saturating_sub(30) } else { lsn };
                     let commit = commit(lsn, ts, &tables);
                     timeline.commit(commit.published(), Instant::now());
-                    if lsn > acked && lsn > newest {
+                    let adjoins = lsn == reached || lsn == acked;
+                    reached = reached.max(lsn + 8);
+                    if lsn >= acked && lsn > newest {
                         newest = lsn;
                         added_bytes += commit.2.iter().map(|(_, volume)| volume.bytes).sum::<u64>();
-                        model.insert(lsn, commit);
+                        model.insert(lsn, (commit, adjoins));
                     }
                 } else {
                     let ack = acked + lsn;
                     timeline.ack(Lsn(ack), Instant::now(), |_, commits| latencies += u64::from(commits));
                     acked = acked.max(ack);
-                    model.retain(|lsn, _| *lsn > ack);
+                    model.retain(|lsn, (_, adjoins)| *lsn > ack || (*lsn == ack && *adjoins));
                 }
                 for until in [u64::MAX, newest.saturating_sub(look)] {
                     let of = |commits: &mut dyn Iterator<Item = &Commit>| {
@@ -466,8 +509,8 @@ mod tests {
                         }
                         figures
                     };
-                    let exact = of(&mut model.range(..=until).map(|(_, commit)| commit));
-                    let oldest = model.range(..=until).map(|(_, commit)| PgTimestamp(commit.1)).min();
+                    let exact = of(&mut model.range(..=until).map(|(_, (commit, _))| commit));
+                    let oldest = model.range(..=until).map(|(_, (commit, _))| PgTimestamp(commit.1)).min();
                     let pending = timeline.pending(Lsn(until));
                     let in_bounds = |least: u64, exact: u64, most: u64| least <= exact && exact <= most;
                     let (least, most) = (pending.least, pending.most);
@@ -484,7 +527,7 @@ mod tests {
                     }
                 }
                 let mut per_table: BTreeMap<Oid, TablePending> = BTreeMap::new();
-                for (relation, volume) in model.values().flat_map(|commit| commit.2.iter().copied()) {
+                for (relation, volume) in model.values().flat_map(|(commit, _)| commit.2.iter().copied()) {
                     let table = per_table.entry(relation).or_default();
                     table.transactions += 1;
                     table.volume += volume;
