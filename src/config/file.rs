@@ -59,7 +59,7 @@ struct File {
 }
 
 /// The HTTP interface.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Default, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 struct HttpSection {
@@ -79,12 +79,6 @@ struct HttpSection {
     #[serde(deserialize_with = "as_path")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     tls_key: Option<PathBuf>,
-}
-
-impl Default for HttpSection {
-    fn default() -> HttpSection {
-        HttpSection { listen: HttpAddr::default(), token_file: None, tls_cert: None, tls_key: None }
-    }
 }
 
 /// The SQL console: psql -h … -p … walgate.

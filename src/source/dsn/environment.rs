@@ -51,6 +51,13 @@ impl File {
             owned_by_root: metadata.uid() == 0,
         })
     }
+
+    /// Whether it is fit for a secret: root's may be readable by a group, any other by its owner only. It is what
+    /// libpq asks of a private key (initialize_SSL in fe-secure-openssl.c).
+    pub fn is_private(&self) -> bool {
+        let forbidden = if self.owned_by_root { 0o037 } else { 0o077 };
+        self.mode & forbidden == 0
+    }
 }
 
 /// The process's own environment and the file system.

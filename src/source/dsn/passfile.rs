@@ -6,13 +6,16 @@ use super::environment::Environment;
 use super::error::DsnWarning;
 use crate::source::secret::Secret;
 
-/// Reads the file as libpq would: a missing one is no fault, one that others may read is ignored with a warning.
+/// Reads the file: a missing one is no fault, one that others may read is ignored with a warning.
+///
+/// What libpq refuses and this accepts is root's own file that a group may read: systemd's LoadCredential and
+/// Kubernetes' Secrets with an fsGroup lend files to a service that way, and no user can make one.
 pub(super) fn read(path: &Path, environment: &dyn Environment) -> Result<Option<String>, DsnWarning> {
     let Some(file) = environment.file(path) else { return Ok(None) };
     if !file.is_regular {
         return Err(DsnWarning::PassfileNotRegular(path.into()));
     }
-    if file.mode & 0o077 != 0 {
+    if !file.is_private() {
         return Err(DsnWarning::PassfilePermissions(path.into()));
     }
     environment.read(path).map(Some).map_err(|_| DsnWarning::PassfileUnreadable(path.into()))

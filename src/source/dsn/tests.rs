@@ -257,6 +257,13 @@ fn a_person_may_name_an_address_alone() {
 }
 
 #[test]
+fn only_a_file_of_roots_may_be_lent_to_a_group() {
+    let is_private = |mode, owned_by_root| File { is_regular: true, mode, owned_by_root }.is_private();
+    assert!(is_private(0o600, false) && is_private(0o400, true) && is_private(0o440, true));
+    assert!(!is_private(0o440, false) && !is_private(0o444, true) && !is_private(0o660, true));
+}
+
+#[test]
 fn an_address_alone_names_no_user_until_a_session_needs_one() {
     let dsn = Here::new().resolve("host=db port=5432");
     assert_eq!((dsn.user.as_deref(), dsn.database.as_deref()), (None, None));

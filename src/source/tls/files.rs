@@ -65,9 +65,7 @@ pub(super) fn client_certificate(named: Option<&ClientCertificate>) -> Result<Op
     if !file.is_regular {
         return Err(unusable(key, "is not a plain file"));
     }
-    // initialize_SSL in fe-secure-openssl.c: a key of root's may be readable by a group, any other by its owner only.
-    let forbidden = if file.owned_by_root { 0o037 } else { 0o077 };
-    if file.mode & forbidden != 0 {
+    if !file.is_private() {
         return Err(unusable(key, "others may read the key; chmod 600 it (640 if root owns it)"));
     }
     let bytes = fs::read(key).map_err(|error| unusable(key, error.to_string()))?;
