@@ -2,6 +2,7 @@
 //! into the exit status that scripts rely on.
 
 mod demo;
+mod lag;
 mod manual;
 mod run;
 mod tail;
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Relay clients to a source, and show how far behind each consumer is
     Run(run::Args),
+    /// Tell how far behind each consumer of a source is, once or live
+    Lag(lag::Args),
     /// Print the changes of publications as they come, decoded, from a temporary slot
     Tail(tail::Args),
     /// See all of it work, on throw-away servers
@@ -52,19 +55,25 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ if arguments.get(1).is_some_and(|command| command == "run") => BAD_CONFIG.into(),
+                _ if arguments.get(1).is_some_and(|command| command == "run" || command == "lag") => BAD_CONFIG.into(),
                 _ => USAGE.into(),
             };
         }
     };
-    // What is shown of the demo must not be written across.
-    let level = if matches!(cli.command, Command::Demo(_)) { "warn" } else { "info" };
+    let level = match cli.command {
+        // What is shown of the demo must not be written across.
+        Command::Demo(_) => "warn",
+        // What goes wrong is the answer.
+        Command::Lag(_) => "error",
+        _ => "info",
+    };
     if let Err(error) = telemetry::init_logs(level) {
         eprintln!("walgate: WALGATE_LOG: {error}");
         return BAD_CONFIG.into();
     }
     match cli.command {
         Command::Run(args) => run::main(&args),
+        Command::Lag(args) => lag::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Completions(args) => manual::completions(&args, &mut Cli::command()),

@@ -151,6 +151,11 @@ impl SourceLag {
         self.conditions.take(&reports, &self.name, poll.server_time)
     }
 
+    /// Why no copy of a slot could be had when that was tried last.
+    pub fn hindrance(&self, slot: &SlotName) -> Option<&str> {
+        self.consumers.get(slot)?.hindrance.as_deref()
+    }
+
     /// The consumer that a stream belongs to; `None` once another stream or a new history took its place.
     pub fn stream(&mut self, stream: &Attachment) -> Option<&mut Consumer> {
         self.consumers.get_mut(&stream.slot).filter(|consumer| consumer.attachment() == Some(stream.id))
