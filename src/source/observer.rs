@@ -154,11 +154,35 @@ fn to_copy(source: &Source) -> Vec<SlotName> {
 /// Copies a slot and follows it, until the consumer's own stream takes its place or the consumer starts another one.
 async fn copy(source: &Source, slot: &SlotName) -> Result<(), CopyError> {
     let command = source.lag().command(slot).cloned();
+    let mut too_young = Vec::new();
+    loop {
+        let error = match follow_copy(source, slot, command.as_ref(), &too_young).await {
+            Err(CopyError::Stream(Failure::Server(error))) if error.code == UNDEFINED_OBJECT => error,
+            ended => return ended,
+        };
+        // A publication is looked up as of the change that is decoded: one that was not there yet is no consumer's.
+        let unknown = error.message.split('"').nth(1).map(str::to_owned);
+        match unknown.filter(|name| command.is_none() && !too_young.contains(name)) {
+            Some(name) => too_young.push(name),
+            None => return Err(Failure::Server(error).into()),
+        }
+    }
+}
+
+async fn follow_copy(
+    source: &Source,
+    slot: &SlotName,
+    command: Option<&StartReplication>,
+    too_young: &[String],
+) -> Result<(), CopyError> {
     let begin = async {
         let mut session = source.connector().replication(Walsender::Database).await?;
-        let (options, assumed) = match &command {
+        let (options, assumed) = match command {
             Some(command) => (options_of(command), false),
-            None => guess(&mut session.query(PUBLICATIONS).await?)?,
+            None => {
+                let known = session.query(PUBLICATIONS).await?.into_iter().flatten().flatten();
+                guess(&known.filter(|name| !too_young.contains(name)).collect::<Vec<_>>())?
+            }
         };
         let own = own_slot_name("copy");
         session.query(&format!("SELECT pg_catalog.pg_copy_logical_replication_slot('{slot}', '{own}', true)")).await?;
@@ -184,7 +208,7 @@ async fn copy(source: &Source, slot: &SlotName) -> Result<(), CopyError> {
             _ = ticks.tick() => {
                 let decoded = {
                     let mut lag = source.lag();
-                    let restarted = lag.command(slot) != command.as_ref();
+                    let restarted = lag.command(slot) != command;
                     let Some(consumer) = lag.stream(&attachment).filter(|_| !restarted) else { return Ok(()) };
                     consumer.decoded().unwrap_or_default()
                 };
@@ -277,16 +301,17 @@ fn options_of(command: &StartReplication) -> Vec<(String, String)> {
     options.iter().map(|(name, value)| (name.clone(), value.clone().unwrap_or_else(|| "true".into()))).collect()
 }
 
-const PUBLICATIONS: &str = "SELECT pg_catalog.quote_ident(pubname) FROM pg_catalog.pg_publication";
+const PUBLICATIONS: &str = "SELECT pubname FROM pg_catalog.pg_publication";
 
-/// The options for a consumer that was not seen to start: all publications. Where there is but one it is that one.
-fn guess(publications: &mut Vec<super::Row>) -> Result<(Vec<(String, String)>, bool), CopyError> {
-    let names: Vec<String> = publications.drain(..).flatten().flatten().collect();
-    match names.len() {
-        0 => Err(CopyError::NoPublication),
-        many => {
-            let options = [("proto_version", "1".to_owned()), ("publication_names", names.join(","))];
-            Ok((options.map(|(name, value)| (name.to_owned(), value)).to_vec(), many > 1))
-        }
+/// What a server says of a publication that was not there yet.
+const UNDEFINED_OBJECT: &str = "42704";
+
+/// The options for a consumer that was not seen to start: all these publications. Where there is but one it is that one.
+fn guess(publications: &[String]) -> Result<(Vec<(String, String)>, bool), CopyError> {
+    if publications.is_empty() {
+        return Err(CopyError::NoPublication);
     }
+    let names: Vec<String> = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
+    let options = [("proto_version", "1".to_owned()), ("publication_names", names.join(","))];
+    Ok((options.map(|(name, value)| (name.to_owned(), value)).to_vec(), names.len() > 1))
 }

@@ -145,6 +145,12 @@ async fn an_inactive_slot_is_read_without_moving_it() {
         before
     );
 
+    // One that was made since is none that it reads.
+    sql.run("CREATE PUBLICATION later FOR ALL TABLES; INSERT INTO t VALUES (2, 'x')");
+    drop(watched);
+    let watched = Watched::start(&server.dsn("postgres"), Observe::Slot);
+    watched.until("s", "a bound", |report| report.observe == Observe::Slot && report.lag.seconds_max > Some(0.0));
+
     let mut stream = consume(&server, &[("proto_version", "1"), ("publication_names", "q")]).await;
     watched.until("s", "what it reads", |report| report.lag.transactions == Some(1) && report.active == Some(true));
     let last = commits(&mut stream, 1).await;
