@@ -10,6 +10,7 @@ pub mod lag;
 pub mod lsn;
 pub mod pgoutput;
 pub mod proxy;
+pub mod scram;
 pub mod scratch;
 pub mod source;
 pub mod telemetry;
