@@ -21,6 +21,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
+use crate::console::Console;
 use crate::http::{self, View};
 use crate::lag::Observe;
 use crate::proxy::{Limits, ListenAddr, Proxy};
@@ -203,16 +204,18 @@ impl Daemon {
             Err(_) => TcpListener::bind("127.0.0.1:0").await?,
         };
         let mut ports = ["127.0.0.1:6432", "127.0.0.1:0"].into_iter();
+        let view = Arc::new(View::new(Metrics::install()?));
+        let console = Arc::new(Console::new(Arc::clone(&view)));
         let proxy = loop {
             let Some(address) = ports.next() else { return Err("no port for the proxy is free".into()) };
             let address: ListenAddr = address.parse()?;
-            if let Ok(proxy) = Proxy::start(&address, Arc::clone(&source), None, Limits::default(), false).await {
+            let (source, console) = (Arc::clone(&source), Arc::clone(&console));
+            if let Ok(proxy) = Proxy::start(&address, source, None, Limits::default(), false, console).await {
                 break proxy;
             }
         };
         let proxy_port = proxy.address().to_string().rsplit(':').next().unwrap_or_default().parse()?;
         let http = listener.local_addr()?;
-        let view = Arc::new(View::new(Metrics::install()?));
         view.set_sources(vec![Arc::clone(&source)]);
         // They end with the runtime.
         tokio::spawn(http::serve(listener, None, view, CancellationToken::new()));

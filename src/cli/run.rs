@@ -10,6 +10,7 @@ use crate::config::{self, Config, Console, Http, HttpAddr, MAX_SESSIONS, SourceE
 use crate::daemon;
 use crate::lag::Observe;
 use crate::proxy::{self, Limits, ListenAddr};
+use crate::scram::UsersError;
 use crate::source::dsn::{DsnError, SystemEnvironment};
 use crate::source::{ConnectError, Connector, Dsn};
 
@@ -24,7 +25,7 @@ pub(super) struct Args {
     /// A file that describes everything, instead of the flags
     #[arg(short, long, value_name = "FILE", conflicts_with_all = [
         "upstream", "listen", "http", "observe", "passive", "tls_cert", "tls_key", "max_sessions", "stale_after",
-        "drain_timeout",
+        "drain_timeout", "console", "auth_file",
     ])]
     config: Option<PathBuf>,
     /// Only say whether the configuration can be used
@@ -46,6 +47,12 @@ pub(super) struct Args {
     /// Open no connections but those of clients, and add nothing to any stream
     #[arg(long)]
     passive: bool,
+    /// The database that clients name for walgate's own console, or off
+    #[arg(long, value_name = "NAME|off", default_value = Console::DATABASE)]
+    console: String,
+    /// Who may use the console, from elsewhere too: users with SCRAM verifiers, in the format of PgBouncer's auth_file
+    #[arg(long, value_name = "FILE")]
+    auth_file: Option<PathBuf>,
     /// The certificate chain that clients are shown, in PEM
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -82,6 +89,8 @@ enum ConfigError {
     Dsn(#[from] DsnError),
     #[error("--upstream: {0}")]
     Connector(#[from] ConnectError),
+    #[error("--auth-file: {0}")]
+    AuthFile(#[from] UsersError),
     #[error("{0}")]
     Source(#[from] SourceError),
     #[error("{0}")]
@@ -111,7 +120,8 @@ fn read(args: &Args) -> Result<Config, ConfigError> {
         HttpAddr::Off => None,
         HttpAddr::At(listen) => Some(Http { listen, token: None, tls: None }),
     };
-    let (console, drain_timeout) = (Console::default(), args.drain_timeout);
+    let console = Console::new(args.console.clone(), args.auth_file.clone())?;
+    let drain_timeout = args.drain_timeout;
     Ok(Config { http, console, drain_timeout, sources: vec![source.check()?] })
 }
 

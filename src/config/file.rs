@@ -99,7 +99,7 @@ struct ConsoleSection {
 
 impl Default for ConsoleSection {
     fn default() -> ConsoleSection {
-        ConsoleSection { database: "walgate".into(), auth_file: None }
+        ConsoleSection { database: Console::DATABASE.into(), auth_file: None }
     }
 }
 
@@ -217,8 +217,8 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
         });
         sources.push(checked.map_err(|error| failed(line, format!("source {name:?}: {error}")))?);
     }
-    let database = Some(file.console.database).filter(|database| database != "off");
-    let console = Console { database, auth_file: file.console.auth_file.as_ref().map(here) };
+    let console = Console::new(file.console.database, file.console.auth_file.as_ref().map(here));
+    let console = console.map_err(|error| failed(None, format!("console.auth_file: {error}")))?;
     Ok(Config { http, console, drain_timeout: file.drain_timeout, sources })
 }
 

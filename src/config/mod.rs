@@ -15,6 +15,7 @@ pub use file::{FileError, read};
 
 use crate::lag::Observe;
 use crate::proxy::{Limits, ListenAddr};
+use crate::scram::{Users, UsersError};
 use crate::source::dsn::TargetSessionAttrs;
 use crate::source::{Connector, Secret};
 use crate::tls::{ServerTls, ServerTlsError};
@@ -44,17 +45,27 @@ pub struct Http {
 }
 
 /// The SQL console.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Console {
     /// The database name that asks for it; `None` where there is to be none.
     pub database: Option<String>,
     /// Who may ask, with SCRAM verifiers; without it, clients on this machine may.
     pub auth_file: Option<PathBuf>,
+    /// Those whom the file lists.
+    pub users: Option<Arc<Users>>,
 }
 
-impl Default for Console {
-    fn default() -> Console {
-        Console { database: Some("walgate".into()), auth_file: None }
+impl Console {
+    /// The database name that asks for it unless another is given.
+    pub const DATABASE: &str = "walgate";
+
+    /// A console of this name, or none where it is `off`, for whom the file lists.
+    ///
+    /// # Errors
+    /// If the file cannot be used.
+    pub fn new(database: String, auth_file: Option<PathBuf>) -> Result<Console, UsersError> {
+        let users = auth_file.as_deref().map(Users::load).transpose()?.map(Arc::new);
+        Ok(Console { database: Some(database).filter(|database| database != "off"), auth_file, users })
     }
 }
 

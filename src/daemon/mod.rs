@@ -17,6 +17,7 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::console::Console;
 use crate::http::{self, View};
 use crate::telemetry::Metrics;
 use running::Running;
@@ -47,10 +48,13 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
             Some((listener, http.tls.clone()))
         }
     };
-    let mut daemon = Daemon { config, running: BTreeMap::new(), ending: JoinSet::new(), view: Arc::clone(&view) };
+    let console = Arc::new(Console::new(Arc::clone(&view)));
+    let mut daemon =
+        Daemon { config, running: BTreeMap::new(), ending: JoinSet::new(), view: Arc::clone(&view), console };
+    daemon.console.configure(&daemon.config);
     for source in daemon.config.sources.clone() {
         let name = source.name.clone();
-        daemon.running.insert(name, Running::start(source).await?);
+        daemon.running.insert(name, Running::start(source, &daemon.console).await?);
     }
     daemon.show();
     let http = match http {
@@ -99,6 +103,7 @@ struct Daemon {
     /// Sources that were taken away, draining.
     ending: JoinSet<()>,
     view: Arc<View>,
+    console: Arc<Console>,
 }
 
 impl Daemon {
@@ -116,7 +121,7 @@ impl Daemon {
                 Some(known) => _ = self.ending.spawn(known.end(config.drain_timeout)),
                 None => {}
             }
-            match Running::start_again(source).await {
+            match Running::start_again(source, &self.console).await {
                 Ok(running) => _ = self.running.insert(name, running),
                 Err(error) => tracing::error!(source = name, %error, "the source does not run"),
             }
@@ -136,6 +141,7 @@ impl Daemon {
         {
             tracing::error!(%error, "the certificate of the HTTP interface stays as it was");
         }
+        self.console.configure(&config);
         raise_descriptors(&config);
         let http = self.config.http.take();
         self.config = Config { http, ..config };

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::config;
+use crate::console::Console;
 use crate::proxy::{BindError, Proxy};
 use crate::source::{Source, watch};
 
@@ -31,7 +32,7 @@ impl Running {
     ///
     /// # Errors
     /// If its address cannot be listened at.
-    pub(super) async fn start(config: config::Source) -> Result<Running, BindError> {
+    pub(super) async fn start(config: config::Source, console: &Arc<Console>) -> Result<Running, BindError> {
         for warning in &config.connector.dsn().warnings {
             tracing::warn!(source = config.name, "{warning}");
         }
@@ -41,7 +42,8 @@ impl Running {
             None => None,
             Some(listen) => {
                 let (tls, source) = (config.tls.clone(), Arc::clone(&source));
-                let proxy = Proxy::start(listen, source, tls, config.limits, config.passive).await?;
+                let proxy =
+                    Proxy::start(listen, source, tls, config.limits, config.passive, Arc::clone(console)).await?;
                 tracing::info!(address = %proxy.address(), source = config.name, "relaying clients");
                 Some(proxy)
             }
@@ -54,14 +56,14 @@ impl Running {
     ///
     /// # Errors
     /// If its address cannot be listened at for some seconds.
-    pub(super) async fn start_again(config: config::Source) -> Result<Running, BindError> {
+    pub(super) async fn start_again(config: config::Source, console: &Arc<Console>) -> Result<Running, BindError> {
         for _ in 0..TRIES.0 {
-            match Running::start(config.clone()).await {
+            match Running::start(config.clone(), console).await {
                 Ok(running) => return Ok(running),
                 Err(_) => sleep(TRIES.1).await,
             }
         }
-        Running::start(config).await
+        Running::start(config, console).await
     }
 
     pub(super) fn source(&self) -> Arc<Source> {

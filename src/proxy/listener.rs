@@ -8,6 +8,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -19,6 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Limits;
 use super::session::{Shared, serve};
+use crate::console::Console;
 use crate::source::{Source, Stream};
 use crate::telemetry::ProxyMetrics;
 use crate::tls::ServerTls;
@@ -94,7 +96,7 @@ enum Listener {
 }
 
 impl Proxy {
-    /// Listens at `address` and relays to `source` from then on. Must be called on a Tokio runtime.
+    /// Listens at `address` and relays to `source` from then on, but for clients of the console. Must be called on a Tokio runtime.
     ///
     /// # Errors
     /// If the address cannot be listened at.
@@ -104,6 +106,7 @@ impl Proxy {
         tls: Option<Arc<ServerTls>>,
         limits: Limits,
         passive: bool,
+        console: Arc<Console>,
     ) -> Result<Proxy, BindError> {
         let failed = |error| BindError { address: address.clone(), error };
         let listener = match address {
@@ -124,6 +127,8 @@ impl Proxy {
             limits,
             slots: Semaphore::new(limits.sessions),
             passive,
+            console,
+            shadowed: AtomicBool::new(false),
             drain: CancellationToken::new(),
         });
         let proxy = Proxy {
@@ -219,9 +224,20 @@ impl Listener {
     }
 }
 
-enum Peer {
+pub(super) enum Peer {
     Tcp(SocketAddr),
     Unix,
+}
+
+impl Peer {
+    /// Whether it is on this machine.
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            // Mapped into IPv6 where a socket takes both.
+            Peer::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Peer::Unix => true,
+        }
+    }
 }
 
 impl fmt::Display for Peer {
@@ -258,6 +274,18 @@ async fn remove_stale_socket(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_loopback_and_local_sockets_are_on_this_machine() {
+        let peer = |address: &str| Peer::Tcp(address.parse().unwrap());
+        assert!(Peer::Unix.is_local());
+        for address in ["127.0.0.1:1", "127.8.9.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(peer(address).is_local(), "{address}");
+        }
+        for address in ["10.0.0.1:1", "[::ffff:10.0.0.1]:1", "[fe80::1]:1", "0.0.0.0:1", "[::]:1"] {
+            assert!(!peer(address).is_local(), "{address}");
+        }
+    }
 
     #[test]
     fn an_address_is_host_and_port_or_a_path() {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use metrics::counter;
@@ -14,15 +15,17 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::handshake::{self, HandshakeError, Request, refuse};
+use super::listener::Peer;
 use super::login::pass_authentication_request;
 use super::relay::{RelayError, relay};
 use super::tap::Tap;
 use super::{Limits, is_gone};
-use crate::source::{ConnectError, Connected, Source, Stream};
+use crate::console::Console;
+use crate::source::{ConnectError, Connected, Introduction, Session, Source, Stream, relayed};
 use crate::telemetry::ProxyMetrics;
 use crate::tls::ServerTls;
 use crate::wire::backend::ErrorFields;
-use crate::wire::startup::SessionKind;
+use crate::wire::startup::{SessionKind, StartupPacket};
 
 /// How long a cancel request may take: the server closes the connection as its answer.
 const CANCEL: Duration = Duration::from_secs(10);
@@ -40,12 +43,16 @@ pub(super) struct Shared {
     pub(super) metrics: ProxyMetrics,
     /// Whether health comes from sessions, because there is no poller.
     pub(super) passive: bool,
+    /// walgate's own database.
+    pub(super) console: Arc<Console>,
+    /// Whether it was said that the source has a database of the console's name.
+    pub(super) shadowed: AtomicBool,
     /// Streams end at their next commit boundary.
     pub(super) drain: CancellationToken,
 }
 
 /// Serves one client. `peer` is for the log.
-pub(super) async fn serve(shared: &Shared, client: Stream, peer: impl fmt::Display) {
+pub(super) async fn serve(shared: &Shared, client: Stream, peer: Peer) {
     let tls = shared.tls.as_deref().map(ServerTls::config);
     let request = match timeout(shared.limits.startup, handshake::accept(client, tls)).await {
         Ok(Ok(request)) => request,
@@ -73,15 +80,47 @@ pub(super) async fn serve(shared: &Shared, client: Stream, peer: impl fmt::Displ
                 let hint = format!("The limit is {} (--max-sessions).", shared.limits.sessions);
                 return refuse(&mut client, error.with_hint(hint)).await;
             };
-            let _count = shared.source.count_session(kind);
+            let startup = match packet.get(4..).map(StartupPacket::parse) {
+                Some(Ok(StartupPacket::StartupMessage(startup))) => startup,
+                // It was parsed before.
+                _ => return,
+            };
+            let who = Introduction::of(&startup);
+            if kind == SessionKind::Sql && Box::pin(asks_console(shared, &who)).await {
+                let listed = shared.source.sessions().begin("console", who, &peer);
+                let served = shared.console.serve(client, &startup, peer.is_local(), &listed.session, &shared.drain);
+                return Box::pin(served).await;
+            }
+            drop(startup);
+            let listed = shared.source.sessions().begin(relayed(kind), who, &peer);
             // Boxed, so that what a session needs only to begin does not stay with it.
             let Some(server) = Box::pin(connect(shared, &mut client, &packet, &peer)).await else { return };
             drop(packet);
-            if let Err(error) = session(shared, client, server, kind).await {
+            if let Err(error) = session(shared, client, server, kind, &listed.session).await {
                 log_end(shared, &error, kind, &peer);
             }
         }
     }
+}
+
+/// Whether the console is what the client asked for. A real database of that name comes first.
+async fn asks_console(shared: &Shared, who: &Introduction) -> bool {
+    if !shared.console.answers_for(&who.database) {
+        return false;
+    }
+    // Without connections of its own walgate cannot know.
+    if shared.passive || shared.source.has_database(&who.database).await != Some(true) {
+        return true;
+    }
+    if !shared.shadowed.swap(true, Ordering::Relaxed) {
+        tracing::warn!(
+            source = shared.source.name(),
+            database = &*who.database,
+            "the source has a database of the console's name, which clients get; give the console another name \
+             (--console, or database under [console])"
+        );
+    }
+    false
 }
 
 /// Connects to the source and sends it the client's start-up packet, unchanged.
@@ -111,9 +150,17 @@ async fn connect(shared: &Shared, client: &mut Stream, packet: &[u8], peer: &imp
     Some(server)
 }
 
-async fn session(shared: &Shared, mut client: Stream, server: Connected, kind: SessionKind) -> Result<(), RelayError> {
+async fn session(
+    shared: &Shared,
+    mut client: Stream,
+    server: Connected,
+    kind: SessionKind,
+    listed: &Arc<Session>,
+) -> Result<(), RelayError> {
     let Connected { stream: mut server, host, .. } = server;
-    let mut tap = (kind != SessionKind::Sql).then(|| Box::new(Tap::new(Arc::clone(&shared.source), &host)));
+    let mut tap = (kind != SessionKind::Sql)
+        .then(|| Box::new(Tap::listed(Arc::clone(&shared.source), &host, Arc::clone(listed))));
+    let _ = listed.server.set(host.to_string().into());
     drop(host);
     // Without TLS upstream no channel binding is offered, and a login passes like everything else.
     if server.is_encrypted() {
@@ -125,7 +172,7 @@ async fn session(shared: &Shared, mut client: Stream, server: Connected, kind: S
             Err(_) => return Err(RelayError::Upstream(io::ErrorKind::TimedOut.into())),
         }
     }
-    let ended = relay(&mut client, &mut server, tap, &shared.metrics, &shared.drain).await;
+    let ended = relay(&mut client, &mut server, tap, &shared.metrics, listed, &shared.drain).await;
     // A reset is passed on as one: nobody is to wait for what will not come.
     match &ended {
         Err(RelayError::Downstream(error)) if error.kind() == io::ErrorKind::ConnectionReset => reset(&server),

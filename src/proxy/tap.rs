@@ -12,8 +12,8 @@ use std::time::Instant;
 
 use crate::ident::SlotName;
 use crate::lag::{Attachment, Consumer, History, SlotKind, Untapped};
-use crate::source::Source;
 use crate::source::dsn::Host;
+use crate::source::{self, Source};
 use crate::telemetry::StreamMetrics;
 use crate::time::PgTimestamp;
 use crate::wire::command::{Command, Mode, StartReplication};
@@ -39,6 +39,8 @@ pub struct Tap {
 
 struct Session {
     source: Arc<Source>,
+    /// The session as it is listed.
+    listed: Option<Arc<source::Session>>,
     server: Box<str>,
     /// The client is in, and the ReadyForQuery that ends the start-up is still to come.
     greeting: bool,
@@ -84,6 +86,7 @@ impl Tap {
             session: Session {
                 metrics: StreamMetrics::new(source.name()),
                 source,
+                listed: None,
                 server: server.to_string().into(),
                 greeting: false,
                 asked: VecDeque::new(),
@@ -91,6 +94,13 @@ impl Tap {
                 blind: false,
             },
         }
+    }
+
+    /// The same, which tells the list of sessions what slot is streamed.
+    pub(super) fn listed(source: Arc<Source>, server: &Host, session: Arc<source::Session>) -> Tap {
+        let mut tap = Tap::new(source, server);
+        tap.session.listed = Some(session);
+        tap
     }
 
     /// Reads what was forwarded to the client.
@@ -255,6 +265,9 @@ impl Session {
         if let Some(slot) = &slot {
             self.metrics.reads(slot);
         }
+        if let Some(listed) = &self.listed {
+            listed.set_slot(slot.clone());
+        }
         let stream = slot.map(|slot| self.source.lag().attach(slot, kind, &self.server, start.as_ref().ok().cloned()));
         let fault = fault.or(stream.is_none().then_some(Untapped::Command));
         self.streaming = stream.map_or(Streaming::Unfollowed(None), Streaming::Followed);
@@ -264,6 +277,9 @@ impl Session {
     }
 
     fn end_stream(&mut self) {
+        if let Some(listed) = &self.listed {
+            listed.set_slot(None);
+        }
         if let Streaming::Followed(stream) | Streaming::Unfollowed(Some(stream)) =
             std::mem::replace(&mut self.streaming, Streaming::No)
             && let Some(consumer) = self.source.lag().stream(&stream)

@@ -16,6 +16,7 @@ mod poller;
 mod query;
 pub mod replication;
 mod secret;
+mod sessions;
 pub mod sql;
 mod stream;
 mod tls;
@@ -26,8 +27,9 @@ pub use dsn::Dsn;
 pub use error::{ConnectError, Failure, ServerError};
 pub use query::Row;
 pub use secret::Secret;
+pub use sessions::{Introduction, Session, SessionGuard, Sessions, relayed};
 pub use stream::Stream;
-pub use watched::{Health, SessionCount, Source, SourceReport};
+pub use watched::{Health, Source, SourceReport};
 
 use std::sync::Arc;
 

@@ -1,19 +1,19 @@
 //! A source as the daemon holds it: how to reach it, what is known of its consumers, whether it answers.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::timeout;
 
 use super::connect::{Connected, Connector};
 use super::dsn::{Host, TargetSessionAttrs};
 use super::error::{ConnectError, Failure};
+use super::sessions::Sessions;
 use crate::lag::{Event, Observe, SourceLag, SourcePoll};
 use crate::lsn::Lsn;
-use crate::wire::startup::SessionKind;
 
 /// One source, shared by its listener, its sessions, its poller and whoever shows it.
 #[derive(Debug)]
@@ -32,10 +32,14 @@ pub struct Source {
     events: broadcast::Sender<Event>,
     /// The host that satisfies `target_session_attrs`, as the poller found it.
     chosen: Mutex<Option<Host>>,
-    sql_sessions: AtomicU64,
-    logical_sessions: AtomicU64,
-    physical_sessions: AtomicU64,
+    sessions: Sessions,
+    /// Whether a database of some name is there, and when that was found out.
+    asked: tokio::sync::Mutex<Option<(Instant, String, Option<bool>)>>,
 }
+
+/// How long asking for a database may take, and how long the answer holds.
+const ASK: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Events that a listener may be behind.
 const EVENTS: usize = 256;
@@ -71,9 +75,8 @@ impl Source {
             looks: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENTS),
             chosen: Mutex::new(None),
-            sql_sessions: AtomicU64::new(0),
-            logical_sessions: AtomicU64::new(0),
-            physical_sessions: AtomicU64::new(0),
+            sessions: Sessions::default(),
+            asked: tokio::sync::Mutex::default(),
         }
     }
 
@@ -211,29 +214,34 @@ impl Source {
             flushed_lsn: look.map(|(look, _)| look.flushed),
             observed_age_seconds: look.map(|(_, at)| now.saturating_duration_since(at).as_secs_f64()),
             observe: lag.observe(),
-            sessions: self.sessions().into(),
+            sessions: self.sessions.counts().into(),
             remarks: self.remarks(),
         }
     }
 
-    /// Counts a session until the guard is dropped.
-    pub fn count_session(&self, kind: SessionKind) -> SessionCount<'_> {
-        let counter = match kind {
-            SessionKind::Sql => &self.sql_sessions,
-            SessionKind::Logical => &self.logical_sessions,
-            SessionKind::Physical => &self.physical_sessions,
+    /// Whether the source has a database of this name, as it said in the last seconds; `None` where it does not say.
+    pub async fn has_database(&self, name: &str) -> Option<bool> {
+        // Held while asking, so that many clients at once ask once.
+        let mut asked = self.asked.lock().await;
+        if let Some((at, about, answer)) = &*asked
+            && about == name
+            && at.elapsed() < ASK_AGAIN
+        {
+            return *answer;
+        }
+        let ask = async {
+            let session = self.connector().sql().await.ok()?;
+            let row = session.query_one("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", &[&name]).await;
+            row.ok()?.try_get(0).ok()
         };
-        counter.fetch_add(1, Ordering::Relaxed);
-        SessionCount(counter)
+        let answer = timeout(ASK, ask).await.ok().flatten();
+        *asked = Some((Instant::now(), name.to_owned(), answer));
+        answer
     }
 
-    /// How many sessions of each kind are being relayed.
-    pub fn sessions(&self) -> [(&'static str, u64); 3] {
-        [
-            ("sql", self.sql_sessions.load(Ordering::Relaxed)),
-            ("logical", self.logical_sessions.load(Ordering::Relaxed)),
-            ("physical", self.physical_sessions.load(Ordering::Relaxed)),
-        ]
+    /// Its clients.
+    pub fn sessions(&self) -> &Sessions {
+        &self.sessions
     }
 }
 
@@ -270,17 +278,7 @@ pub struct SourceReport {
     pub remarks: Vec<&'static str>,
 }
 
-/// A session that counts while this lives.
-#[derive(Debug)]
-pub struct SessionCount<'a>(&'a AtomicU64);
-
-impl Drop for SessionCount<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// What a thread that panicked left behind is still a consistent model: every update is one call.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -55,7 +55,7 @@ impl Metrics {
             gauge!("walgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
             for source in sources {
                 let name = source.name().to_owned();
-                for (kind, count) in source.sessions() {
+                for (kind, count) in source.sessions().counts() {
                     gauge!("walgate_proxy_sessions", "source" => name.clone(), "kind" => kind).set(count as f64);
                 }
                 show_lag(&source.lag(), now);
@@ -81,7 +81,7 @@ pub fn render_lag(consumers: &[ConsumerReport]) -> String {
 
 fn describe_view() {
     describe_gauge!("walgate_build_info", "The running version; always 1.");
-    describe_gauge!("walgate_proxy_sessions", "Sessions being relayed, by kind.");
+    describe_gauge!("walgate_proxy_sessions", "Clients connected, by kind; those of the console are not relayed.");
     describe_gauge!("walgate_lag_seconds", Unit::Seconds, "Age of the oldest commit sent and not acknowledged.");
     describe_gauge!("walgate_lag_seconds_max", Unit::Seconds, "The most that the lag can be, undecoded WAL included.");
     describe_gauge!("walgate_lag_transactions", "Commits sent and not acknowledged.");
