@@ -4,14 +4,14 @@
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod support;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::daemon::Walgate;
 use support::zero::ZeroCache;
-use support::{Sql, eventually, last_lines, postgres};
-use walgate::scratch::{Server, Signal, find};
+use support::{Sql, eventually, last_lines, postgres, tool};
+use walgate::scratch::{Server, Signal};
 
 /// The tables that the subscriptions follow: every kind of replica identity, TOAST, and types whose binary form differs
 /// from their text.
@@ -314,14 +314,6 @@ fn is_idle(consumer: &Value) -> bool {
 fn database(server: &Server, name: &str) -> Sql {
     Sql::connect(&server.dsn("postgres")).run(&format!("CREATE DATABASE {name}"));
     Sql::connect(&server.dsn(name))
-}
-
-/// One of PostgreSQL's client programs, which the builds from npm do not have.
-fn tool(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let installed = find(15).and_then(|installation| installation.program(name));
-    let on_path = || std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file());
-    installed.or_else(on_path).unwrap_or_else(|| panic!("no {name}: install PostgreSQL 15's client programs"))
 }
 
 #[track_caller]

@@ -164,6 +164,21 @@ fn every_pod_is_hardened_and_its_probes_meet_a_port() {
 }
 
 #[test]
+fn the_probe_is_configured_with_a_file_that_the_binary_takes() {
+    let documents = documents("deploy/kubernetes/probe.yaml");
+    let pod = &documents[1]["spec"]["template"]["spec"];
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("walgate.toml");
+    fs::write(&file, text(&documents[0]["data"]["walgate.toml"])).unwrap();
+    let mount = text(&pod["containers"][0]["volumeMounts"][0]["mountPath"]);
+    let arguments = list(&pod["containers"][0]["args"]).map(text);
+    let arguments = arguments.map(|argument| argument.replace(mount, directory.path().to_str().unwrap()));
+    let mut walgate = Command::new(env!("CARGO_BIN_EXE_walgate"));
+    walgate.args(arguments).arg("--check-config").env("DATABASE_URL", "postgresql://walgate@db.internal/app");
+    run(&mut walgate);
+}
+
+#[test]
 fn zero_cache_starts_behind_a_sidecar_that_the_binary_can_be() {
     let documents = documents("deploy/kubernetes/zero-cache.yaml");
     let pod = &documents[0]["spec"]["template"]["spec"];

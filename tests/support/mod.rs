@@ -4,9 +4,11 @@
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod usual;
 pub(crate) mod zero;
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -36,6 +38,15 @@ pub(crate) fn installation(major: u32) -> Installation {
     let installation = scratch::obtain(major).unwrap_or_else(|error| panic!("PostgreSQL {major}: {error}"));
     known.push(installation.clone());
     installation
+}
+
+/// One of PostgreSQL's client programs, which the builds from npm do not have.
+#[track_caller]
+pub(crate) fn tool(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let installed = scratch::find(15).and_then(|installation| installation.program(name));
+    let on_path = || std::env::split_paths(&path).map(|directory| directory.join(name)).find(|path| path.is_file());
+    installed.or_else(on_path).unwrap_or_else(|| panic!("no {name}: install PostgreSQL 15's client programs"))
 }
 
 /// Asks `probe` until it answers, and returns the answer. Panics with `what` was awaited and with what `probe` said

@@ -17,7 +17,7 @@ const NODE: &str = "22.23.3";
 
 /// Runs zero-cache until the pipe on standard input closes: a test that is killed must not leave it. Its workers end
 /// with it.
-const GUARD: &str = r#""$@" </dev/null & read -r _; kill -s KILL $!"#;
+pub(super) const GUARD: &str = r#""$@" </dev/null & read -r _; kill -s KILL $!"#;
 
 /// A running zero-cache. It and its workers end with this value.
 pub(crate) struct ZeroCache {
