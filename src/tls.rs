@@ -59,11 +59,6 @@ impl ServerTls {
         Ok(ServerTls { certificate, key, protocol, config })
     }
 
-    /// Whether this is made of the same files.
-    pub fn same_files(&self, other: &ServerTls) -> bool {
-        self.certificate == other.certificate && self.key == other.key
-    }
-
     /// Reads both files again. Connections that are open keep what they have.
     ///
     /// # Errors

@@ -80,23 +80,34 @@ fn a_file_read_again_changes_what_has_changed_and_nothing_else() {
             .is_err()
     );
 
-    // A limit changes at the address where its source listens already.
+    // Limits change under sessions, which stay.
     walgate.configure(&[HTTP, &section("kept", &one, &at_kept, "max_sessions = 1"), &moved].concat());
     assert_eq!(sources(&walgate), ["kept", "moved"]);
-    let only = through(&at_kept);
     let port = at_kept.rsplit(':').next().unwrap();
     let refused = Sql::try_connect(&format!("host=127.0.0.1 port={port} user=postgres dbname=postgres")).err();
     assert!(refused.is_some_and(|error| error.contains("too many sessions")));
-    assert_eq!(only.value("SELECT 1"), "1");
+    walgate.configure(
+        &[HTTP, &section("kept", &one, &at_kept, "max_sessions = 2\nstale_after = \"9s\""), &moved].concat(),
+    );
+    assert_eq!((in_kept.value("SELECT 1"), through(&at_kept).value("SELECT 1")), ("1".into(), "1".into()));
+
+    // What cannot be listened at changes nothing.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    walgate
+        .configure(&[HTTP, &section("kept", &one, &taken, ""), &section("third", &one, &free_address(), "")].concat());
+    assert!(
+        walgate.log().contains(&format!("not reloaded: everything stays as it was error=cannot listen at {taken}"))
+    );
+    assert_eq!(sources(&walgate), ["kept", "moved"]);
+    assert_eq!(through(&at_kept).value("SELECT 1"), "1");
 
     // A source that is somewhere else now is looked at there.
     let system = |server: &Server| {
         Sql::connect(&server.dsn("postgres")).value("SELECT system_identifier FROM pg_control_system()")
     };
-    walgate.configure(
-        &[HTTP, &section("kept", &one, &at_kept, "max_sessions = 1"), &section("moved", &other, &elsewhere, "")]
-            .concat(),
-    );
+    walgate
+        .configure(&[HTTP, &section("kept", &one, &at_kept, ""), &section("moved", &other, &elsewhere, "")].concat());
     eventually("the other server", || match walgate.get("/v1/sources?source=moved").1["sources"][0].clone() {
         source if source["system_identifier"] == system(&other) => Ok(()),
         source => Err(source),
@@ -104,7 +115,7 @@ fn a_file_read_again_changes_what_has_changed_and_nothing_else() {
 
     walgate.configure(&[HTTP, &kept, "lisen = 1"].concat());
     assert!(walgate.log().contains("unknown key \"lisen\"; did you mean \"listen\"?"), "{}", walgate.log());
-    assert_eq!((sources(&walgate).len(), only.value("SELECT 1")), (2, "1".into()));
+    assert_eq!((sources(&walgate).len(), in_kept.value("SELECT 1")), (2, "1".into()));
 }
 
 #[test]

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::console::Console;
 use crate::http::{self, View};
 use crate::lag::Observe;
-use crate::proxy::{Limits, ListenAddr, Proxy};
+use crate::proxy::{ListenAddr, Proxy, Terms};
 use crate::scratch::{self, Installation, Server};
 use crate::source::dsn::SystemEnvironment;
 use crate::source::sql::SqlSession;
@@ -210,7 +210,7 @@ impl Daemon {
             let Some(address) = ports.next() else { return Err("no port for the proxy is free".into()) };
             let address: ListenAddr = address.parse()?;
             let (source, console) = (Arc::clone(&source), Arc::clone(&console));
-            if let Ok(proxy) = Proxy::start(&address, source, None, Limits::default(), false, console).await {
+            if let Ok(proxy) = Proxy::start(&address, source, Terms::default(), console).await {
                 break proxy;
             }
         };

@@ -194,6 +194,11 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
             return Err(failed(at(section.name.span()), problem));
         }
         if let Some(listen) = &section.listen
+            && let Some(http) = http.as_ref().filter(|http| listen.as_ref().to_string() == http.listen.to_string())
+        {
+            return Err(failed(at(listen.span()), format!("listen: {} is where HTTP is answered", http.listen)));
+        }
+        if let Some(listen) = &section.listen
             && !addresses.insert(listen.as_ref().to_string())
         {
             let problem = format!("listen: {} is another source's already", listen.as_ref());
@@ -247,10 +252,11 @@ fn describe(error: &toml::de::Error, text: &str) -> String {
         let start = text.get(..span.start)?.rfind('\n').map_or(0, |before| before + 1);
         text.get(start..span.end.max(span.start + 1))?.lines().next()
     });
-    // A syntax error may be in the key itself.
-    match line.and_then(|line| line.split_once('=')).map(|(key, _)| key.trim()) {
-        Some(key) if !key.is_empty() => format!("{key}: {message}"),
-        _ => message,
+    let key = line.and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
+    // What looks like a key in the middle of a string may be a secret.
+    match key.filter(|key| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')) {
+        Some(key) => format!("{key}: {message}"),
+        None => message,
     }
 }
 
@@ -323,7 +329,11 @@ fn as_listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Spanne
 }
 
 fn as_connector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Connector, D::Error> {
-    let dsn = Dsn::from_argument(Some(&as_text(deserializer)?), &SystemEnvironment).map_err(de::Error::custom)?;
+    let text = as_text(deserializer)?;
+    if text.trim().is_empty() {
+        return Err(de::Error::custom("is empty; expected a connection string, like postgresql://walgate@db/app"));
+    }
+    let dsn = Dsn::from_argument(Some(&text), &SystemEnvironment).map_err(de::Error::custom)?;
     Connector::new(dsn).map_err(de::Error::custom)
 }
 
@@ -360,6 +370,8 @@ mod tests {
             (&format!("{source}passive = true"), "1: source \"a\": passive without listen leaves nothing to do"),
             (&format!("{source}tls_cert = \"x\""), "1: source \"a\": tls_cert and tls_key belong together"),
             (&format!("{source}\n{source}"), "6: name: there are two sources named \"a\""),
+            ("[[source]]\nname = \"a\"\ndsn = \"\"", "3: dsn: is empty"),
+            (&format!("{source}listen = \"127.0.0.1:9632\""), "4: listen: 127.0.0.1:9632 is where HTTP is answered"),
             ("[[source]]\nname = \"a\"", "1: \"dsn\" is missing"),
             ("[[source]]\nname = \"\"\ndsn = \"host=a\"", "2: name: is empty"),
             ("[[source]]\nname = \"a\"\ndsn = \"host=a hots=b\"", "3: dsn: "),
@@ -382,6 +394,8 @@ mod tests {
             let error = read_text(&format!("[[source]]\nname = \"a\"\ndsn = \"{dsn}\"")).unwrap_err();
             assert!(error.starts_with("walgate.toml:3: dsn: ") && !error.contains("hunter2"), "{error}");
         }
+        let error = read_text("[[source]]\ndsn = \"\"\"\npostgresql://u:hunter2@h/d?sslmode=\\q\"\"\"").unwrap_err();
+        assert!(error.starts_with("walgate.toml:3: ") && !error.contains("hunter2"), "{error}");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::console::Console;
 use crate::http::{self, View};
+use crate::proxy::{BindError, Proxy};
 use crate::telemetry::Metrics;
 use running::Running;
 
@@ -71,10 +72,16 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
             _ = upkeep.tick() => metrics.upkeep(),
             Some(_) = daemon.ending.join_next() => {}
             signal = signals.next() => match signal {
-                "SIGHUP" => match reread() {
-                    Ok(config) => daemon.reload(config).await,
-                    Err(error) => tracing::error!(%error, "not reloaded: everything stays as it was"),
-                },
+                "SIGHUP" => {
+                    let reloaded = match reread() {
+                        Ok(config) => daemon.reload(config).await.map_err(|error| error.to_string()),
+                        Err(error) => Err(error.to_string()),
+                    };
+                    match reloaded {
+                        Ok(()) => tracing::info!("configuration and certificates read again"),
+                        Err(error) => tracing::error!(%error, "not reloaded: everything stays as it was"),
+                    }
+                }
                 signal => {
                     tracing::info!(signal, "draining");
                     break;
@@ -106,31 +113,47 @@ struct Daemon {
     console: Arc<Console>,
 }
 
+/// What a reload does with a source.
+enum Change {
+    /// It is new.
+    Start(Running),
+    /// It stays, perhaps at another address.
+    Move(Option<Proxy>),
+}
+
 impl Daemon {
-    /// Makes what runs be what this says.
-    async fn reload(&mut self, config: Config) {
+    /// Makes what runs be what this says. Every new address is listened at before anything is given up.
+    ///
+    /// # Errors
+    /// If one cannot be listened at; everything is as before then.
+    async fn reload(&mut self, config: Config) -> Result<(), BindError> {
+        let mut changes = Vec::new();
+        for source in &config.sources {
+            changes.push(match self.running.get(&source.name) {
+                Some(known) => Change::Move(known.move_to(source, &self.console).await?),
+                None => Change::Start(Running::start(source.clone(), &self.console).await?),
+            });
+        }
         let mut before = std::mem::take(&mut self.running);
-        for source in config.sources.clone() {
-            let name = source.name.clone();
-            match before.remove(&name) {
-                Some(mut known) if known.can_become(&source) => {
-                    known.become_like(source);
-                    self.running.insert(name, known);
-                    continue;
+        for (source, change) in config.sources.iter().zip(changes) {
+            let running = match (change, before.remove(&source.name)) {
+                (Change::Start(new), _) => new,
+                (Change::Move(moved), Some(mut known)) => {
+                    if let Some(left) = known.become_like(source.clone(), moved) {
+                        self.ending.spawn(left.drain(config.drain_timeout));
+                    }
+                    known
                 }
-                Some(known) => _ = self.ending.spawn(known.end(config.drain_timeout)),
-                None => {}
-            }
-            match Running::start_again(source, &self.console).await {
-                Ok(running) => _ = self.running.insert(name, running),
-                Err(error) => tracing::error!(source = name, %error, "the source does not run"),
-            }
+                (Change::Move(_), None) => continue,
+            };
+            self.running.insert(source.name.clone(), running);
         }
         for (name, gone) in before {
             tracing::info!(source = name, "the source is not configured any more");
             self.ending.spawn(gone.end(config.drain_timeout));
         }
         self.show();
+        self.console.configure(&config);
         let (old, new) = (self.config.http.as_ref(), config.http.as_ref());
         if old.map(|http| http.listen) != new.map(|http| http.listen) {
             tracing::warn!("the address of the HTTP interface changes only with a restart");
@@ -141,11 +164,10 @@ impl Daemon {
         {
             tracing::error!(%error, "the certificate of the HTTP interface stays as it was");
         }
-        self.console.configure(&config);
         raise_descriptors(&config);
         let http = self.config.http.take();
         self.config = Config { http, ..config };
-        tracing::info!("configuration and certificates read again");
+        Ok(())
     }
 
     /// Shows over HTTP what runs.

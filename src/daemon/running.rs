@@ -3,28 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
-use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config;
 use crate::console::Console;
-use crate::proxy::{BindError, Proxy};
+use crate::proxy::{BindError, Proxy, Terms};
 use crate::source::{Source, watch};
-
-/// How often an address is tried that the source's predecessor is about to leave, and how long in between.
-const TRIES: (u32, Duration) = (40, Duration::from_millis(50));
 
 pub(super) struct Running {
     config: config::Source,
     source: Arc<Source>,
     proxy: Option<Proxy>,
-    watch: Option<Watch>,
-}
-
-struct Watch {
-    stop: CancellationToken,
-    task: JoinHandle<()>,
+    /// Ends its watch when it is dropped.
+    watch: Option<DropGuard>,
 }
 
 impl Running {
@@ -38,65 +29,46 @@ impl Running {
         }
         let source = Source::new(&config.name, config.connector.clone(), config.observe, config.stale_after);
         let source = Arc::new(source);
-        let proxy = match &config.listen {
-            None => None,
-            Some(listen) => {
-                let (tls, source) = (config.tls.clone(), Arc::clone(&source));
-                let proxy =
-                    Proxy::start(listen, source, tls, config.limits, config.passive, Arc::clone(console)).await?;
-                tracing::info!(address = %proxy.address(), source = config.name, "relaying clients");
-                Some(proxy)
-            }
-        };
-        let watch = (!config.passive).then(|| Watch::start(&source));
+        let proxy = listen(&config, &source, console).await?;
+        let watch = (!config.passive).then(|| start_watch(&source));
         Ok(Running { config, source, proxy, watch })
     }
 
-    /// The same where another is about to leave the address.
+    /// Listens where this configuration wants it to, if that is another place than now.
     ///
     /// # Errors
-    /// If its address cannot be listened at for some seconds.
-    pub(super) async fn start_again(config: config::Source, console: &Arc<Console>) -> Result<Running, BindError> {
-        for _ in 0..TRIES.0 {
-            match Running::start(config.clone(), console).await {
-                Ok(running) => return Ok(running),
-                Err(_) => sleep(TRIES.1).await,
-            }
+    /// If the address cannot be listened at.
+    pub(super) async fn move_to(
+        &self,
+        new: &config::Source,
+        console: &Arc<Console>,
+    ) -> Result<Option<Proxy>, BindError> {
+        if new.listen == self.config.listen { Ok(None) } else { listen(new, &self.source, console).await }
+    }
+
+    /// Takes this configuration, which no session notices that is there; with the proxy at its new address. Returns
+    /// the one at the old address, to be drained.
+    pub(super) fn become_like(&mut self, new: config::Source, moved: Option<Proxy>) -> Option<Proxy> {
+        let old = &self.config;
+        let rewatch =
+            (new.connector.dsn(), new.observe, new.passive) != (old.connector.dsn(), old.observe, old.passive);
+        let left = if new.listen == old.listen { None } else { std::mem::replace(&mut self.proxy, moved) };
+        if let Some(proxy) = &self.proxy {
+            proxy.set(terms(&new));
         }
-        Running::start(config, console).await
+        self.source.set_connector(new.connector.clone());
+        self.source.lag().set_terms(new.observe, new.stale_after);
+        if rewatch {
+            // The old one ends before the new one begins to look.
+            self.watch = None;
+            self.watch = (!new.passive).then(|| start_watch(&self.source));
+        }
+        self.config = new;
+        left
     }
 
     pub(super) fn source(&self) -> Arc<Source> {
         Arc::clone(&self.source)
-    }
-
-    /// Whether it can take this configuration without ending sessions.
-    pub(super) fn can_become(&self, new: &config::Source) -> bool {
-        let old = &self.config;
-        let same_certificate = match (&old.tls, &new.tls) {
-            (None, None) => true,
-            (Some(old), Some(new)) => old.same_files(new),
-            _ => false,
-        };
-        same_certificate
-            && (&old.listen, old.observe, old.passive, old.limits, old.stale_after)
-                == (&new.listen, new.observe, new.passive, new.limits, new.stale_after)
-    }
-
-    /// Takes this configuration: new connections are opened by it, and its certificates shown.
-    pub(super) fn become_like(&mut self, new: config::Source) {
-        if let Some(tls) = &self.config.tls
-            && let Err(error) = tls.reload()
-        {
-            tracing::error!(source = new.name, %error, "the certificate stays as it was");
-        }
-        let moved = new.connector.dsn() != self.config.connector.dsn();
-        self.source.set_connector(new.connector.clone());
-        if moved && let Some(watch) = self.watch.take() {
-            watch.stop.cancel();
-            self.watch = Some(Watch::start(&self.source));
-        }
-        self.config = config::Source { tls: self.config.tls.take(), ..new };
     }
 
     /// Drains its sessions within this time, then ends its watch.
@@ -104,18 +76,26 @@ impl Running {
         if let Some(proxy) = self.proxy {
             proxy.drain(deadline).await;
         }
-        if let Some(watch) = self.watch {
-            watch.stop.cancel();
-            // How it ended makes no difference any more.
-            let _ = watch.task.await;
-        }
     }
 }
 
-impl Watch {
-    fn start(source: &Arc<Source>) -> Watch {
-        let stop = CancellationToken::new();
-        let task = tokio::spawn(watch(Arc::clone(source), stop.clone()));
-        Watch { stop, task }
-    }
+async fn listen(
+    config: &config::Source,
+    source: &Arc<Source>,
+    console: &Arc<Console>,
+) -> Result<Option<Proxy>, BindError> {
+    let Some(address) = &config.listen else { return Ok(None) };
+    let proxy = Proxy::start(address, Arc::clone(source), terms(config), Arc::clone(console)).await?;
+    tracing::info!(address = %proxy.address(), source = config.name, "relaying clients");
+    Ok(Some(proxy))
+}
+
+fn terms(config: &config::Source) -> Terms {
+    Terms { tls: config.tls.clone(), limits: config.limits, passive: config.passive }
+}
+
+fn start_watch(source: &Arc<Source>) -> DropGuard {
+    let stop = CancellationToken::new();
+    tokio::spawn(watch(Arc::clone(source), stop.clone()));
+    stop.drop_guard()
 }

@@ -28,6 +28,8 @@ pub enum Untapped {
     Physical,
     /// An output plugin other than pgoutput.
     Plugin,
+    /// Consumers are to be observed by their positions only.
+    Unwanted,
     /// The command that started the stream was too long or not understood.
     Command,
     /// Message borders were lost.
@@ -42,6 +44,7 @@ impl Untapped {
         match self {
             Untapped::Physical => "physical",
             Untapped::Plugin => "plugin",
+            Untapped::Unwanted => "unwanted",
             Untapped::Command => "command",
             Untapped::Frame => "frame",
             Untapped::Message => "message",

@@ -7,7 +7,7 @@ use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 
 use super::clock::WalClock;
-use super::consumer::{Consumer, Copied, Reading};
+use super::consumer::{Consumer, Copied, Reading, Untapped};
 use super::poll::{SlotRow, SourcePoll};
 use super::report::{Lag, Observe, SlotKind, Stage, State};
 use super::timeline::Pending;
@@ -245,6 +245,7 @@ fn why_poll(consumer: &Consumer, row: Option<&SlotRow>) -> Option<String> {
         return Some(format!("its output plugin is {plugin}, not pgoutput"));
     }
     match &consumer.reading {
+        Reading::Untapped(_, Untapped::Unwanted) => None,
         Reading::Untapped(_, reason) => Some(format!("its stream cannot be followed ({})", reason.as_str())),
         Reading::Stream(..) => Some("its stream has only begun".into()),
         Reading::Copy(..) => Some("its slot was copied only now".into()),

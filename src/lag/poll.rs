@@ -40,6 +40,8 @@ pub struct SourcePoll {
     pub flushed: Lsn,
     /// The server's clock at that moment.
     pub server_time: PgTimestamp,
+    /// Slots and walsenders that are free, whichever are fewer.
+    pub spare: u32,
     /// The rows of `pg_replication_slots`, but for walgate's own.
     pub slots: BTreeMap<SlotName, SlotRow>,
 }

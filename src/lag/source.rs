@@ -65,6 +65,11 @@ impl SourceLag {
         }
     }
 
+    /// Observes in this way at best, and counts evidence up to this age, from now on.
+    pub fn set_terms(&mut self, observe: Observe, stale_after: Duration) {
+        (self.observe, self.stale_after) = (observe, stale_after);
+    }
+
     /// Takes what the poller has seen in a look that it began at `now`. A consumer that is not streaming goes with its
     /// slot.
     pub fn poll(&mut self, poll: SourcePoll, now: Instant) {

@@ -69,6 +69,7 @@ impl Bench {
             in_recovery: false,
             flushed: Lsn(flushed),
             server_time: at(1000 + second as i64),
+            spare: 8,
             slots: BTreeMap::from([("s".parse().unwrap(), row)]),
         };
         self.lag.poll(poll, self.time(second));

@@ -7,23 +7,21 @@ use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Limits;
+use super::Terms;
 use super::session::{Shared, serve};
 use crate::console::Console;
 use crate::source::{Source, Stream};
 use crate::telemetry::ProxyMetrics;
-use crate::tls::ServerTls;
 
 /// When an idle client is probed, how often, and how long what was sent to one may stay unacknowledged: a
 /// client that vanished must not hold a walsender, which would pin its slot. Linux counts a closed window as
@@ -96,16 +94,15 @@ enum Listener {
 }
 
 impl Proxy {
-    /// Listens at `address` and relays to `source` from then on, but for clients of the console. Must be called on a Tokio runtime.
+    /// Listens at `address` and relays to `source` from then on, but for clients of the console. Must be called on a
+    /// Tokio runtime.
     ///
     /// # Errors
     /// If the address cannot be listened at.
     pub async fn start(
         address: &ListenAddr,
         source: Arc<Source>,
-        tls: Option<Arc<ServerTls>>,
-        limits: Limits,
-        passive: bool,
+        terms: Terms,
         console: Arc<Console>,
     ) -> Result<Proxy, BindError> {
         let failed = |error| BindError { address: address.clone(), error };
@@ -123,10 +120,8 @@ impl Proxy {
         let shared = Arc::new(Shared {
             metrics: ProxyMetrics::new(source.name()),
             source,
-            tls,
-            limits,
-            slots: Semaphore::new(limits.sessions),
-            passive,
+            terms: RwLock::new(terms),
+            sessions: AtomicUsize::new(0),
             console,
             shadowed: AtomicBool::new(false),
             drain: CancellationToken::new(),
@@ -151,6 +146,11 @@ impl Proxy {
     /// Where it listens: the port that was given, or the one that port 0 became.
     pub fn address(&self) -> &ListenAddr {
         &self.address
+    }
+
+    /// Holds to these terms from the next client on.
+    pub fn set(&self, terms: Terms) {
+        *self.shared.terms.write().unwrap_or_else(PoisonError::into_inner) = terms;
     }
 
     /// Stops accepting, ends each replication stream at its next commit boundary, lets other sessions finish, and
@@ -184,7 +184,7 @@ async fn accept(
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
             // Those that have not said yet what they want come on top of the sessions; one too many is closed unheard.
-            Ok((_, peer)) if sessions.len() >= shared.limits.sessions.saturating_add(STARTING) => {
+            Ok((_, peer)) if sessions.len() >= shared.terms().limits.sessions.saturating_add(STARTING) => {
                 tracing::warn!(%peer, "too many connections that have not started a session");
             }
             Ok((client, peer)) => {

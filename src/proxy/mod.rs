@@ -13,8 +13,10 @@ mod session;
 mod tap;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::tls::ServerTls;
 pub use handshake::ALPN;
 pub use listener::{BindError, ListenAddr, Proxy};
 pub use tap::Tap;
@@ -32,6 +34,17 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits { startup: Duration::from_secs(10), sessions: 2048 }
     }
+}
+
+/// What may change while a proxy runs.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// The certificate that the next client is shown.
+    pub tls: Option<Arc<ServerTls>>,
+    /// The limits that hold.
+    pub limits: Limits,
+    /// Whether health comes from sessions, because there is no poller.
+    pub passive: bool,
 }
 
 /// Whether an error only says that the other side is gone.

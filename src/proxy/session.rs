@@ -2,14 +2,13 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use metrics::counter;
 use socket2::SockRef;
 use tokio::io::AsyncWriteExt as _;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +18,7 @@ use super::listener::Peer;
 use super::login::pass_authentication_request;
 use super::relay::{RelayError, relay};
 use super::tap::Tap;
-use super::{Limits, is_gone};
+use super::{Terms, is_gone};
 use crate::console::Console;
 use crate::source::{ConnectError, Connected, Introduction, Session, Source, Stream, relayed};
 use crate::telemetry::ProxyMetrics;
@@ -37,12 +36,10 @@ const LOGIN: Duration = Duration::from_secs(60);
 /// What all sessions of a listener share.
 pub(super) struct Shared {
     pub(super) source: Arc<Source>,
-    pub(super) tls: Option<Arc<ServerTls>>,
-    pub(super) limits: Limits,
-    pub(super) slots: Semaphore,
+    pub(super) terms: RwLock<Terms>,
+    /// Sessions at this moment.
+    pub(super) sessions: AtomicUsize,
     pub(super) metrics: ProxyMetrics,
-    /// Whether health comes from sessions, because there is no poller.
-    pub(super) passive: bool,
     /// walgate's own database.
     pub(super) console: Arc<Console>,
     /// Whether it was said that the source has a database of the console's name.
@@ -51,10 +48,33 @@ pub(super) struct Shared {
     pub(super) drain: CancellationToken,
 }
 
+impl Shared {
+    pub(super) fn terms(&self) -> Terms {
+        self.terms.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// A session that counts towards the limit while this lives.
+struct Admission<'a>(&'a AtomicUsize);
+
+impl Admission<'_> {
+    fn within(sessions: &AtomicUsize, limit: usize) -> Option<Admission<'_>> {
+        let (before, admission) = (sessions.fetch_add(1, Ordering::Relaxed), Admission(sessions));
+        (before < limit).then_some(admission)
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// Serves one client. `peer` is for the log.
 pub(super) async fn serve(shared: &Shared, client: Stream, peer: Peer) {
-    let tls = shared.tls.as_deref().map(ServerTls::config);
-    let request = match timeout(shared.limits.startup, handshake::accept(client, tls)).await {
+    let terms = shared.terms();
+    let tls = terms.tls.as_deref().map(ServerTls::config);
+    let request = match timeout(terms.limits.startup, handshake::accept(client, tls)).await {
         Ok(Ok(request)) => request,
         Ok(Err(HandshakeError::Io(error))) if is_gone(&error) => return,
         Ok(Err(error)) => {
@@ -74,10 +94,12 @@ pub(super) async fn serve(shared: &Shared, client: Stream, peer: Peer) {
             }
         }
         Request::Session { mut client, packet, kind } => {
-            let Ok(_slot) = shared.slots.try_acquire() else {
+            // What holds by now.
+            let limit = shared.terms().limits.sessions;
+            let Some(_admission) = Admission::within(&shared.sessions, limit) else {
                 count_error(shared, "too_many_sessions");
                 let error = ErrorFields::fatal("53300", "walgate: too many sessions");
-                let hint = format!("The limit is {} (--max-sessions).", shared.limits.sessions);
+                let hint = format!("The limit is {limit} (--max-sessions).");
                 return refuse(&mut client, error.with_hint(hint)).await;
             };
             let startup = match packet.get(4..).map(StartupPacket::parse) {
@@ -109,7 +131,7 @@ async fn asks_console(shared: &Shared, who: &Introduction) -> bool {
         return false;
     }
     // Without connections of its own walgate cannot know.
-    if shared.passive || shared.source.has_database(&who.database).await != Some(true) {
+    if shared.terms().passive || shared.source.has_database(&who.database).await != Some(true) {
         return true;
     }
     if !shared.shadowed.swap(true, Ordering::Relaxed) {
@@ -126,7 +148,7 @@ async fn asks_console(shared: &Shared, who: &Introduction) -> bool {
 /// Connects to the source and sends it the client's start-up packet, unchanged.
 async fn connect(shared: &Shared, client: &mut Stream, packet: &[u8], peer: &impl fmt::Display) -> Option<Connected> {
     let opened = shared.source.open().await;
-    if shared.passive {
+    if shared.terms().passive {
         shared.source.reached(opened.as_ref().map(|_| ()));
     }
     let mut server = match opened {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::ident::SlotName;
-use crate::lag::{Attachment, Consumer, History, SlotKind, Untapped};
+use crate::lag::{Attachment, Consumer, History, Observe, SlotKind, Untapped};
 use crate::source::dsn::Host;
 use crate::source::{self, Source};
 use crate::telemetry::StreamMetrics;
@@ -262,6 +262,7 @@ impl Session {
             Ok(_) => (SlotKind::Logical, None),
             Err(reason) => (SlotKind::Logical, Some(*reason)),
         };
+        let fault = fault.or((self.source.lag().observe() == Observe::Poll).then_some(Untapped::Unwanted));
         if let Some(slot) = &slot {
             self.metrics.reads(slot);
         }
@@ -320,8 +321,8 @@ impl Session {
         };
         self.metrics.untapped(reason);
         let source = self.source.name();
-        if reason == Untapped::Physical {
-            tracing::debug!(source, "a physical stream is relayed");
+        if matches!(reason, Untapped::Physical | Untapped::Unwanted) {
+            tracing::debug!(source, reason = reason.as_str(), "a stream is only relayed");
         } else {
             tracing::warn!(source, reason = reason.as_str(), %why, "a session is relayed but cannot be followed");
         }

@@ -31,7 +31,9 @@ const LOOK: &str = r"
                CASE WHEN NOT standby
                    THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4 END AS timeline,
                standby, (SELECT system_identifier FROM pg_control_system()) AS system,
-               current_database()::text AS connected, pg_backend_pid() AS backend
+               current_database()::text AS connected, pg_backend_pid() AS backend,
+               least(current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots),
+                     current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_replication)) AS spare
         FROM (SELECT pg_is_in_recovery() AS standby) AS recovery)
     SELECT server.*, slot.slot_name::text, slot.slot_type, slot.plugin::text, slot.database::text, slot.temporary,
            slot.two_phase, slot.active, slot.active_pid, slot.restart_lsn, slot.confirmed_flush_lsn, slot.wal_status,
@@ -179,6 +181,7 @@ fn read_server(row: &Row, session: &SqlSession) -> Result<SourcePoll, tokio_post
         in_recovery: row.try_get("standby")?,
         flushed: lsn(row.try_get("flushed")?),
         server_time: PgTimestamp(row.try_get("server_time")?),
+        spare: u32::try_from(row.try_get::<_, i64>("spare")?).unwrap_or(0),
         slots: Default::default(),
     })
 }
@@ -217,10 +220,11 @@ fn read_slot(row: &Row) -> Result<Option<(SlotName, SlotRow)>, tokio_postgres::E
     Ok(Some((name, slot)))
 }
 
-/// The command of a walsender's activity, which may be cut short (`track_activity_query_size`): then it does not parse.
+/// The command of a walsender's activity, if it is whole: it may be cut short (`track_activity_query_size`), and then does
+/// not parse, or lacks the option that pgoutput demands.
 fn started_by(query: &str) -> Option<StartReplication> {
     match Command::parse(query) {
-        Ok(Command::StartReplication(start)) => Some(start),
+        Ok(Command::StartReplication(start)) if start.mode.option("proto_version").is_some() => Some(start),
         _ => None,
     }
 }

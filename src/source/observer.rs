@@ -28,6 +28,9 @@ use crate::wire::{DecodeError, Frame, FrameReader};
 /// Copies at the same time: each takes a walsender, a slot and a reading of the WAL.
 const COPIES: usize = 8;
 
+/// Slots and walsenders that are left free: a consumer that wants to start comes before walgate's curiosity.
+const LEFT_FREE: u32 = 2;
+
 /// How long a copy may take to begin to stream.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -67,7 +70,7 @@ impl CopyError {
         };
         let mend = match server.map(|error| error.code.as_str()) {
             Some("42501") => "; ALTER ROLE … REPLICATION lets walgate's role copy slots",
-            Some("53400") => "; raise max_replication_slots",
+            Some("53400") => "; all slots of the server are taken",
             Some("53300") => "; raise max_wal_senders",
             _ => "",
         };
@@ -87,11 +90,27 @@ pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
             tokio::select! {
                 Ok(()) = looks.changed() => {
                     let now = Instant::now();
-                    for slot in to_copy(source) {
+                    let (wanted, spare) = to_copy(source);
+                    let mut room = spare.saturating_sub(LEFT_FREE) as usize;
+                    for slot in wanted {
                         let pausing = pauses.get(&slot).is_some_and(|(until, _)| *until > now);
-                        if pausing || copied.values().any(|copied| *copied == slot) {
+                        if copied.values().any(|copied| *copied == slot) {
+                            // It is being made, and perhaps not counted yet.
+                            room = room.saturating_sub(1);
                             continue;
                         }
+                        if pausing {
+                            continue;
+                        }
+                        if room == 0 {
+                            let why = format!(
+                                "a copy of its slot would leave fewer than {LEFT_FREE} slots or walsenders free; raise \
+                                 max_replication_slots or max_wal_senders"
+                            );
+                            source.lag().hinder(&slot, why);
+                            continue;
+                        }
+                        room -= 1;
                         if copies.len() >= COPIES {
                             let why = format!("walgate follows no more than {COPIES} copies of slots at a time");
                             source.lag().hinder(&slot, why);
@@ -126,10 +145,12 @@ pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
     .await;
 }
 
-/// The slots to be copied that are not; of others it is noted why they cannot be.
-fn to_copy(source: &Source) -> Vec<SlotName> {
+/// The slots to be copied that are not, and how many more slots and walsenders the server has for it; of others it is
+/// noted why they cannot be.
+fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
     let mut lag = source.lag();
-    let Some((look, _)) = lag.last_look() else { return Vec::new() };
+    let Some((look, _)) = lag.last_look() else { return (Vec::new(), 0) };
+    let spare = look.spare;
     let mut wanted = Vec::new();
     let mut elsewhere = Vec::new();
     for (slot, row) in &look.slots {
@@ -148,7 +169,7 @@ fn to_copy(source: &Source) -> Vec<SlotName> {
     for (slot, why) in elsewhere {
         lag.hinder(&slot, why);
     }
-    wanted
+    (wanted, spare)
 }
 
 /// Copies a slot and follows it, until the consumer's own stream takes its place or the consumer starts another one.

@@ -181,6 +181,23 @@ async fn a_role_without_rights_is_told_what_it_needs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_slots_are_left_to_consumers() {
+    let server = postgres(18).setting("max_replication_slots", "4").start().unwrap();
+    let sql = Sql::connect(&server.dsn("postgres"));
+    sql.run("CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION p FOR TABLE t");
+    sql.run("SELECT pg_create_logical_replication_slot('s', 'pgoutput')");
+    let watched = Watched::start(&server.dsn("postgres"), Observe::Slot);
+    watched.until("s", "it is followed", |report| report.observe == Observe::Slot);
+    // Of four one is left beside the copy.
+    sql.run("SELECT pg_create_logical_replication_slot('second', 'pgoutput')");
+    let report = watched.until("second", "why it is not", |report| {
+        report.observe_reason.as_deref().is_some_and(|reason| reason.contains("max_replication_slots"))
+    });
+    assert_eq!((report.observe, report.state), (Observe::Poll, State::Live));
+    sql.run("SELECT pg_create_logical_replication_slot('third', 'pgoutput')");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slot_of_another_database_is_bounded_and_says_so() {
     let (server, sql) = source_server(18);
     sql.run("CREATE DATABASE app");
