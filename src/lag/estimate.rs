@@ -200,11 +200,13 @@ fn by_copy(consumer: &Consumer, look: &Look<'_>, decoded: Lsn, copied: Copied) -
 
 /// From positions alone: bounds, but where the consumer has acknowledged all that there is.
 fn by_positions(consumer: &Consumer, look: &Look<'_>) -> Estimate {
-    let reason = why_poll(consumer, look.row);
     let Some(acked) = consumer.acked() else {
+        let reason = why_poll(consumer, look.row);
         return Estimate { age: Some(look.age), ..unknown(State::Unknown, Observe::Poll, reason) };
     };
     let behind = look.poll.flushed.bytes_since(acked);
+    // Where nothing is left to be seen it cannot be seen any better.
+    let reason = if behind == 0 { None } else { why_poll(consumer, look.row) };
     let nothing = (behind == 0).then_some(0);
     let counted = nothing.filter(|_| consumer.kind == SlotKind::Logical);
     let lag = Lag {

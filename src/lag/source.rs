@@ -1,6 +1,6 @@
 //! All consumers of one source, and what the poller sees of the source itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use super::consumer::{Consumer, Copied};
 use super::estimate::Look;
 use super::events::{Conditions, Event};
 use super::poll::{History, SlotRow, SourcePoll};
-use super::report::{ConsumerReport, Observe, Positions, SlotKind, SlotReport};
+use super::report::{ConsumerReport, Observe, Positions, SlotKind, SlotReport, State};
 
 /// One stream of a consumer or of a copy of its slot, from its start to its end.
 #[derive(Clone, Debug)]
@@ -46,6 +46,8 @@ pub struct SourceLag {
     wal: WalClock,
     poll: Option<(SourcePoll, Instant)>,
     conditions: Conditions,
+    /// The slots whose copies are of use; all, without it.
+    copied: Option<BTreeSet<SlotName>>,
 }
 
 impl SourceLag {
@@ -62,6 +64,7 @@ impl SourceLag {
             wal: WalClock::default(),
             poll: None,
             conditions: Conditions::default(),
+            copied: None,
         }
     }
 
@@ -191,6 +194,16 @@ impl SourceLag {
         self.consumers.get(slot)?.command()
     }
 
+    /// Follows copies of no other slots than these.
+    pub fn copy_only(&mut self, slots: impl IntoIterator<Item = SlotName>) {
+        self.copied = Some(slots.into_iter().collect());
+    }
+
+    /// Whether a copy of this slot is of any use.
+    pub fn wants_copy(&self, slot: &SlotName) -> bool {
+        self.copied.as_ref().is_none_or(|copied| copied.contains(slot))
+    }
+
     /// Whether a consumer's changes are seen, on its own stream or a copy's.
     pub fn is_followed(&self, slot: &SlotName) -> bool {
         self.consumers.get(slot).is_some_and(|consumer| consumer.attachment().is_some())
@@ -245,6 +258,7 @@ impl SourceLag {
         let row = fresh.as_ref().and_then(|look| look.row);
         let estimate = consumer.estimate(fresh.as_ref(), self.stale_after, now);
         let reason = estimate.reason.or_else(|| match (estimate.observe, self.observe) {
+            _ if estimate.state == State::Live => None,
             (Observe::Poll, Observe::Proxy) => Some("its stream does not pass the proxy".into()),
             (Observe::Poll, Observe::Slot) => Some("its slot has not been copied yet".into()),
             _ => None,

@@ -155,7 +155,9 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
     let mut elsewhere = Vec::new();
     for (slot, row) in &look.slots {
         let pgoutput = row.kind == SlotKind::Logical && row.plugin.as_deref() == Some("pgoutput");
-        if !pgoutput || row.temporary || row.is_lost() || lag.is_followed(slot) {
+        // Where everything is acknowledged there is nothing to count.
+        let behind = row.confirmed_flush < Some(look.flushed);
+        if !pgoutput || row.temporary || row.is_lost() || !behind || lag.is_followed(slot) || !lag.wants_copy(slot) {
             continue;
         }
         match &row.database {
