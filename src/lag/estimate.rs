@@ -110,13 +110,15 @@ fn by_stream(
     let Some(server_now) = consumer.clock.now(now).or_else(|| look.map(Look::server_now)) else {
         return unknown(State::Unknown, Observe::Proxy, None);
     };
-    let (open, begun) = match &consumer.reading {
-        Reading::Stream(_, transactions) => (transactions.open(), transactions.begun()),
-        _ => ((0, 0), None),
+    let (open, begun, certain) = match &consumer.reading {
+        Reading::Stream(_, transactions) => {
+            (transactions.open(), transactions.begun(), transactions.begun_with_changes())
+        }
+        _ => ((0, 0), None, None),
     };
     let pending = consumer.timeline.pending(EVERYTHING);
     let undecoded = look.map(|look| look.poll.flushed.bytes_since(decoded));
-    let seconds = ages(&pending, begun, server_now);
+    let seconds = ages(&pending, begun, certain, server_now);
     let lag = Lag {
         seconds: seconds.least,
         seconds_max: look.and_then(|look| seconds.most(consumer, look, decoded, server_now)),
@@ -160,8 +162,9 @@ fn by_copy(consumer: &Consumer, look: &Look<'_>, decoded: Lsn, copied: Copied) -
     let server_now = look.poll.server_time;
     let pending = consumer.timeline.pending(look.poll.flushed);
     let undecoded = look.poll.flushed.bytes_since(decoded);
-    let begun = transactions.begun().filter(|_| undecoded > 0);
-    let seconds = ages(&pending, begun, server_now);
+    let [begun, certain] =
+        [transactions.begun(), transactions.begun_with_changes()].map(|time| time.filter(|_| undecoded > 0));
+    let seconds = ages(&pending, begun, certain, server_now);
     let (open_transactions, open_bytes) = transactions.open();
     let guess = copied.assumed && pending.most.transactions > 0;
     let counted = |figure: u64| (!guess).then_some(figure);
@@ -263,12 +266,15 @@ struct Ages {
     possible: f64,
 }
 
-fn ages(pending: &Pending, begun: Option<PgTimestamp>, now: PgTimestamp) -> Ages {
-    let age = |time: Option<PgTimestamp>| time.into_iter().chain(begun).min().map(|time| now.since(time).as_secs_f64());
+/// Of what is pending and of a transaction that is being sent, which `certain` is if it changes anything.
+fn ages(pending: &Pending, begun: Option<PgTimestamp>, certain: Option<PgTimestamp>, now: PgTimestamp) -> Ages {
+    let age = |time: Option<PgTimestamp>, sending: Option<PgTimestamp>| {
+        time.into_iter().chain(sending).min().map(|time| now.since(time).as_secs_f64())
+    };
     let nothing = pending.most.transactions == 0;
     Ages {
-        least: age(pending.oldest).or(nothing.then_some(0.0)),
-        possible: age(pending.oldest_possible).unwrap_or(0.0),
+        least: age(pending.oldest, certain).or(nothing.then_some(0.0)),
+        possible: age(pending.oldest_possible, begun).unwrap_or(0.0),
     }
 }
 

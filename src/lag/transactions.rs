@@ -168,9 +168,15 @@ impl Transactions {
         self.begun.is_none() && self.chunk.is_none()
     }
 
-    /// When the transaction that is being sent was committed: it is behind, though its rows are not complete.
+    /// When the transaction that is being sent was committed: it may be behind, though its rows are not complete.
     pub fn begun(&self) -> Option<PgTimestamp> {
         self.begun
+    }
+
+    /// The same, where it certainly changes something: PostgreSQL 14 sends a Begin also of those that turn out to hold
+    /// nothing that is published. Not where another server's clock has dated it.
+    pub fn begun_with_changes(&self) -> Option<PgTimestamp> {
+        self.begun.filter(|_| self.current.published && !self.foreign)
     }
 
     /// How many transactions have been streamed while in progress and are not finished, and the bytes of
