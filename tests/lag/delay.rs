@@ -39,7 +39,7 @@ fn follow(server: &Server, walgate: &Walgate, rate: u64) {
     sql.run(&format!("CREATE PUBLICATION {slot} FOR TABLE {slot}"));
     sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
     let dsn = walgate.dsn(server.superuser(), "postgres");
-    let oracle = Oracle::start(&dsn, &slot, &slot, Habits::default());
+    let oracle = Oracle::start(&dsn, &slot, &slot, Habits::PLAIN);
     walgate.lag_until(&slot, "exact figures", |report| report["state"] == "live");
     let commits = SCHEDULE.iter().map(|(millis, _)| millis * rate / 1000).sum::<u64>();
     let writer = Sql::connect(&server.dsn("postgres"));

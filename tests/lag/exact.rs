@@ -29,7 +29,7 @@ fn counts_are_exact_with_18() {
 
 /// The ways to consume that the version has, each with a slot's name.
 fn habits(major: u32) -> Vec<(&'static str, Habits)> {
-    let plain = Habits::default();
+    let plain = Habits::PLAIN;
     let all = [
         (14, "plain", plain),
         (14, "zeros", Habits { sends_zeros: true, ..plain }),
@@ -60,15 +60,12 @@ fn counts_are_exact(major: u32) {
         consumers.iter().for_each(|(slot, habits, oracle)| check(slot, *habits, oracle));
     };
 
-    write(&server, &sql, &|| {
+    write(&server, &sql, &|running, prepared| {
         every(&|slot, habits, oracle| {
             let (_, exact) = settle(&walgate, &sql, slot, oracle);
-            let streams = habits.streaming.is_some();
-            assert_eq!(
-                (exact.open_transactions, exact.open_bytes > 0),
-                (if streams { 3 } else { 0 }, streams),
-                "{slot}"
-            );
+            let open = if habits.two_phase { running } else { running + prepared };
+            let open = if habits.streaming.is_some() { open } else { 0 };
+            assert_eq!((exact.open_transactions, exact.open_bytes > 0), (open, open > 0), "{slot}");
         });
     });
     every(&|slot, habits, oracle| {
@@ -111,7 +108,7 @@ fn a_commit_that_begins_where_an_answered_keepalive_ended_is_pending() {
     sql.run("CREATE TABLE unpublished (id int)");
     let walgate = Walgate::run(&server.dsn("postgres"), &[]);
     let dsn = walgate.dsn(server.superuser(), "postgres");
-    let oracle = Oracle::start(&dsn, "s", "p", Habits { acks_the_end: true, ..Habits::default() });
+    let oracle = Oracle::start(&dsn, "s", "p", Habits { acks_the_end: true, ..Habits::PLAIN });
     let writer = Sql::connect(&server.dsn("postgres"));
     let found = (0..20).any(|id| {
         writer.run(&format!("BEGIN; INSERT INTO a VALUES ({id}, 'thinking')"));
@@ -130,9 +127,9 @@ fn a_commit_that_begins_where_an_answered_keepalive_ended_is_pending() {
     assert!(found, "no commit began where a keepalive ended");
 }
 
-/// Writes of every kind. `look` is called while three large transactions are open, before and after parts of them are
-/// rolled back.
-fn write(server: &Server, sql: &Sql, look: &dyn Fn()) {
+/// Writes of every kind. `look` is called before anything is rolled back, with the numbers of large transactions
+/// that run and that are prepared.
+fn write(server: &Server, sql: &Sql, look: &dyn Fn(u64, u64)) {
     let other = || Sql::connect(&server.dsn("postgres"));
     let (first, second, third) = (other(), other(), other());
     sql.run("INSERT INTO a VALUES (1, 'one'), (2, 'two'); INSERT INTO b VALUES (1, 'one')");
@@ -142,13 +139,13 @@ fn write(server: &Server, sql: &Sql, look: &dyn Fn()) {
     first.run("SAVEPOINT s; INSERT INTO b SELECT i, 'undone' FROM generate_series(1001, 3000) i");
     second.run("SAVEPOINT t; INSERT INTO a SELECT i, 'undone' FROM generate_series(7001, 9000) i");
     sql.run("INSERT INTO a VALUES (3, 'between')");
-    look();
+    look(3, 0);
     first.run(
         "ROLLBACK TO s; SAVEPOINT s; INSERT INTO b SELECT i, 'kept' FROM generate_series(4001, 6000) i; RELEASE s",
     );
     second.run("ROLLBACK TO t; SAVEPOINT t; INSERT INTO \"C d\" SELECT i, 'kept' FROM generate_series(4001, 5000) i");
     sql.run("INSERT INTO a VALUES (5, 'between')");
-    look();
+    look(3, 0);
     second.run("COMMIT");
     first.run("UPDATE b SET v = v || '!' WHERE id BETWEEN 4001 AND 4100; COMMIT");
     third.run("ROLLBACK");
@@ -161,6 +158,8 @@ fn write(server: &Server, sql: &Sql, look: &dyn Fn()) {
     );
     sql.run("COMMIT PREPARED 'large'");
     sql.run("BEGIN; DELETE FROM a; PREPARE TRANSACTION 'undone'");
+    // Where it is known to be rolled back it is not decoded any more, from PostgreSQL 18 on.
+    look(0, 1);
     sql.run("ROLLBACK PREPARED 'undone'");
     sql.run("INSERT INTO unpublished SELECT generate_series(1, 5000)");
     sql.run("TRUNCATE \"C d\"");

@@ -1,6 +1,7 @@
 //! The real binary, started as a user would.
 
 use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -28,6 +29,15 @@ impl Walgate {
     #[track_caller]
     pub(crate) fn run_at(upstream: &str, listen: &str, arguments: &[&str]) -> Walgate {
         Walgate::start(upstream, listen, arguments, free())
+    }
+
+    /// The same, with a library loaded in front of all others.
+    #[track_caller]
+    pub(crate) fn run_preloaded(upstream: &str, library: &Path) -> Walgate {
+        let (listen, http) = (format!("127.0.0.1:{}", free()), free());
+        let mut command = Walgate::command(upstream, &listen, &[], http);
+        command.env("LD_PRELOAD", library);
+        Walgate::spawn(command, tempfile::tempdir().expect("a temporary directory can be made"), &listen, http)
     }
 
     /// Ends it with SIGTERM and starts another at the same addresses.
@@ -62,10 +72,14 @@ impl Walgate {
     #[track_caller]
     fn start(upstream: &str, listen: &str, arguments: &[&str], http: u16) -> Walgate {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
+        Walgate::spawn(Walgate::command(upstream, listen, arguments, http), directory, listen, http)
+    }
+
+    fn command(upstream: &str, listen: &str, arguments: &[&str], http: u16) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
         command.args(["run", "--upstream", upstream, "--listen", listen]);
         command.args(["--http", &format!("127.0.0.1:{http}")]).args(arguments);
-        Walgate::spawn(command, directory, listen, http)
+        command
     }
 
     #[track_caller]

@@ -36,18 +36,17 @@ pub(crate) struct Habits {
     pub(crate) hours_ahead: i64,
 }
 
-impl Default for Habits {
-    fn default() -> Habits {
-        Habits {
-            protocol: 1,
-            streaming: None,
-            two_phase: false,
-            acks_the_end: false,
-            sends_zeros: false,
-            ignores_keepalives: false,
-            hours_ahead: 0,
-        }
-    }
+impl Habits {
+    /// Protocol 1, and nothing else.
+    pub(crate) const PLAIN: Habits = Habits {
+        protocol: 1,
+        streaming: None,
+        two_phase: false,
+        acks_the_end: false,
+        sends_zeros: false,
+        ignores_keepalives: false,
+        hours_ahead: 0,
+    };
 }
 
 /// A running consumer. Its connection ends with this value.
@@ -66,6 +65,8 @@ struct Shared {
     told: AtomicU64,
     /// It reads nothing.
     stopped: AtomicBool,
+    /// It is to send 0/0.
+    zero: AtomicBool,
     /// It is to end its connection and to make another.
     reconnect: AtomicBool,
     ended: AtomicBool,
@@ -154,6 +155,7 @@ impl Oracle {
             holds: AtomicBool::new(false),
             told: AtomicU64::new(0),
             stopped: AtomicBool::new(false),
+            zero: AtomicBool::new(false),
             reconnect: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             wake: Notify::new(),
@@ -213,6 +215,12 @@ impl Oracle {
         self.shared.wake.notify_one();
     }
 
+    /// Sends 0/0.
+    pub(crate) fn send_zero(&self) {
+        self.shared.zero.store(true, Ordering::Release);
+        self.shared.wake.notify_one();
+    }
+
     /// Ends its connection and makes another.
     pub(crate) fn reconnect(&self) {
         self.shared.reconnect.store(true, Ordering::Release);
@@ -251,6 +259,9 @@ async fn consume(shared: &Shared, dsn: &str, slot: &str, publications: &str, hab
     let mut decoder = Decoder::new();
     let mut position = Lsn::INVALID;
     while !shared.ended.load(Ordering::Acquire) && !shared.reconnect.swap(false, Ordering::AcqRel) {
+        if shared.zero.swap(false, Ordering::AcqRel) {
+            send(&mut stream, Lsn::INVALID, habits).await?;
+        }
         let reads = !shared.stopped.load(Ordering::Acquire);
         let due = if reads { acknowledge(shared, &mut stream, &mut position, habits).await? } else { None };
         let until = tokio::time::Instant::from_std(due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600)));
