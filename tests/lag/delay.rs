@@ -8,7 +8,7 @@ use walgate::scratch::Server;
 use walgate::time::PgTimestamp;
 
 use crate::support::daemon::Walgate;
-use crate::support::oracle::{Commit, Habits, Oracle};
+use crate::support::oracle::{Commit, Habits, Ledger, Oracle};
 use crate::support::{Sql, eventually, postgres};
 
 /// What is said may be of so long ago, and off by as much: 20 ms in all.
@@ -44,7 +44,7 @@ fn follow(server: &Server, walgate: &Walgate, rate: u64) {
     let commits = SCHEDULE.iter().map(|(millis, _)| millis * rate / 1000).sum::<u64>();
     let writer = Sql::connect(&server.dsn("postgres"));
     let begun = Instant::now();
-    let (errors, took) = thread::scope(|scope| {
+    let (samples, took) = thread::scope(|scope| {
         let writing = scope.spawn(|| {
             writer.run(&format!(
                 "DO $$ DECLARE begun timestamptz := clock_timestamp(); BEGIN FOR i IN 1..{commits} LOOP
@@ -55,57 +55,74 @@ fn follow(server: &Server, walgate: &Walgate, rate: u64) {
             begun.elapsed()
         });
         let mut until = begun;
-        let errors = SCHEDULE.map(|(millis, delay)| {
+        let samples = SCHEDULE.map(|(millis, delay)| {
             oracle.delay(Duration::from_millis(delay));
             until += Duration::from_millis(millis);
-            Errors::sample(walgate, &slot, &oracle, until)
+            sample(walgate, &slot, until)
         });
-        (errors, writing.join().expect("the writer ends"))
+        (samples, writing.join().expect("the writer ends"))
     });
-    let achieved = commits as f64 / took.as_secs_f64();
-    for ((_, delay), errors) in SCHEDULE.iter().zip(&errors) {
-        println!("{rate:>5} commits/s ({achieved:.0} achieved), delay {delay:>4} ms: {errors}");
-    }
     eventually("every commit to be acknowledged", || match oracle.ledger() {
         ledger if ledger.done() as u64 == commits => Ok(()),
         ledger => Err((ledger.done(), ledger.ended.clone())),
     });
-    for ((_, delay), errors) in SCHEDULE.iter().zip(errors) {
-        assert!(errors.0.len() >= 20, "{rate} commits/s, delay {delay} ms: too few samples: {errors}");
+    let achieved = commits as f64 / took.as_secs_f64();
+    for ((_, delay), samples) in SCHEDULE.iter().zip(samples) {
+        let errors = Errors::of(&samples, &oracle.ledger());
+        println!("{rate:>5} commits/s ({achieved:.0} achieved), delay {delay:>4} ms: {errors}");
+        assert!(!errors.0.is_empty(), "{rate} commits/s, delay {delay} ms: no sample told anything: {errors}");
         assert!(errors.at(0.99) <= CLOSE, "{rate} commits/s, delay {delay} ms: {errors}");
     }
+}
+
+/// What was said, between two moments.
+struct Sample {
+    asked: (Instant, PgTimestamp),
+    answered: (Instant, PgTimestamp),
+    seconds: Duration,
+}
+
+/// Asks walgate until then.
+fn sample(walgate: &Walgate, slot: &str, until: Instant) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    while Instant::now() < until {
+        let now = || (Instant::now(), PgTimestamp::now());
+        let asked = now();
+        let report = walgate.lag(slot).expect("it is known");
+        let answered = now();
+        let figure = |name: &str| report["lag"][name].as_f64().unwrap_or_else(|| panic!("no {name}: {report}"));
+        assert!(figure("seconds_max") >= figure("seconds"), "{report}");
+        samples.push(Sample { asked, answered, seconds: Duration::from_secs_f64(figure("seconds")) });
+        thread::sleep(Duration::from_millis(3));
+    }
+    samples
 }
 
 /// How far each sample is outside of what the ledger allows, in order; and how many samples told nothing.
 struct Errors(Vec<Duration>, usize);
 
 impl Errors {
-    /// Compares until then. What walgate answers between two readings of the ledger can be no less than the age of what is
-    /// pending in both, and no more than that of what is in either. Where these are too far apart to tell anything,
-    /// because the machine was busy or the oldest commits were acknowledged just then, the sample is of no use.
-    fn sample(walgate: &Walgate, slot: &str, oracle: &Oracle, until: Instant) -> Errors {
-        let mut errors = Errors(Vec::new(), 0);
-        while Instant::now() < until {
-            let (from, asked) = (PgTimestamp::now(), Instant::now() - CLOSE);
-            let report = walgate.lag(slot).expect("it is known");
-            let ledger = oracle.ledger();
-            let to = PgTimestamp::now();
-            let pending = |commit: &&Commit| commit.acked.is_none_or(|acked| acked >= asked);
-            let possible = ledger.commits().iter().rev().take_while(pending);
-            let certain = ledger.pending().iter().filter(|commit| commit.received < asked);
-            let most = possible.map(|commit| to.since(commit.commit_ts)).max().unwrap_or_default();
-            let least = certain.map(|commit| from.since(commit.commit_ts)).max().unwrap_or_default();
-            drop(ledger);
-            let lag = &report["lag"];
-            let figure = |name: &str| lag[name].as_f64().unwrap_or_else(|| panic!("no {name}: {report}"));
-            let seconds = Duration::from_secs_f64(figure("seconds"));
+    /// With hindsight. What walgate said can be no less than the age of what had been sent when it was asked and was
+    /// pending when it had answered, and no more than that of what had been committed by then and was pending at any time
+    /// between. Where these are too far apart to tell anything, because the machine was busy or the oldest commits were
+    /// acknowledged just then, the sample is of no use.
+    fn of(samples: &[Sample], ledger: &Ledger) -> Errors {
+        let (mut errors, commits) = (Errors(Vec::new(), 0), ledger.commits());
+        for Sample { asked, answered, seconds } in samples {
+            let begin = asked.0 - CLOSE;
+            let pending = &commits[commits.partition_point(|commit| commit.acked < Some(begin))..];
+            let age = |commit: &Commit, now: PgTimestamp| now.since(commit.commit_ts);
+            let possible =
+                pending.iter().take_while(|commit| commit.received < answered.0 || commit.commit_ts <= answered.1);
+            let certain = pending.iter().take_while(|commit| commit.received < begin);
+            let certain = certain.filter(|commit| commit.acked > Some(answered.0));
+            let most = possible.map(|commit| age(commit, answered.1)).max().unwrap_or_default();
+            let least = certain.map(|commit| age(commit, asked.1)).max().unwrap_or_default();
             if most - least <= CLOSE * 3 {
-                errors.0.push(least.saturating_sub(seconds).max(seconds.saturating_sub(most)));
+                errors.0.push(least.saturating_sub(*seconds).max(seconds.saturating_sub(most)));
             } else {
                 errors.1 += 1;
             }
-            assert!(figure("seconds_max") >= figure("seconds"), "{report}");
-            thread::sleep(Duration::from_millis(3));
         }
         errors.0.sort();
         errors
