@@ -5,19 +5,27 @@ use std::io;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Buf as _, BufMut as _, BytesMut};
+use bytes::{Buf as _, BytesMut};
+use pgwire::messages::data::{NoData, ParameterDescription};
+use pgwire::messages::extendedquery::{
+    Bind, BindComplete, Close, CloseComplete, Describe, Execute, Parse, ParseComplete, PortalSuspended,
+    TARGET_TYPE_BYTE_STATEMENT,
+};
+use pgwire::messages::response::{CommandComplete, EmptyQueryResponse, ReadyForQuery, TransactionStatus};
+use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey};
+use pgwire::messages::{PgWireFrontendMessage as Request, ProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Console;
 use super::command::{Command, error, parse, parse_all};
-use super::message::{self, Message};
+use super::message::{self, put};
 use super::table::{Column, Kind, Row, Value};
 use crate::scram::{self, ScramError, Users};
 use crate::source::{Session, Stream};
 use crate::wire::Cursor;
-use crate::wire::backend::{ErrorFields, put_message};
+use crate::wire::backend::ErrorFields;
 use crate::wire::startup::StartupMessage;
 
 /// The longest message that is read: commands are short.
@@ -31,9 +39,6 @@ const MAX_OBJECTS: usize = 1000;
 
 /// How long a login may take, as with PostgreSQL's `authentication_timeout`.
 const LOGIN: Duration = Duration::from_secs(60);
-
-/// 3.2, the newest protocol spoken.
-const NEWEST_PROTOCOL: (u16, u32) = (2, 3 << 16 | 2);
 
 /// The columns of what psql shows for `\gdesc`.
 const DESCRIBE: &[Column] = &[Column { name: "Column", kind: Kind::Text }, Column { name: "Type", kind: Kind::Text }];
@@ -112,8 +117,9 @@ struct Client<'a> {
     stream: Stream,
     incoming: BytesMut,
     out: BytesMut,
-    statements: HashMap<String, Command>,
-    portals: HashMap<String, Portal>,
+    /// By name, as are the portals; the unnamed one has none.
+    statements: HashMap<Option<String>, Command>,
+    portals: HashMap<Option<String>, Portal>,
 }
 
 /// A bound statement.
@@ -127,16 +133,12 @@ struct Portal {
 impl Client<'_> {
     /// Lets the client in, and tells it what a server tells.
     async fn begin(&mut self, startup: &StartupMessage<'_>, local: bool) -> Result<(), End> {
-        let unknown: Vec<&[u8]> =
-            startup.parameters.iter().map(|&(name, _)| name).filter(|name| name.starts_with(b"_pq_.")).collect();
-        if startup.minor > NEWEST_PROTOCOL.0 || !unknown.is_empty() {
-            put_message(&mut self.out, b'v', |body| {
-                body.put_u32(NEWEST_PROTOCOL.1);
-                body.put_u32(unknown.len() as u32);
-                for name in unknown {
-                    message::put_cstr(body, &String::from_utf8_lossy(name));
-                }
-            });
+        let names = startup.parameters.iter().map(|&(name, _)| name);
+        let unknown: Vec<String> =
+            names.filter(|name| name.starts_with(b"_pq_.")).map(|name| String::from_utf8_lossy(name).into()).collect();
+        let newest = ProtocolVersion::PROTOCOL3_2;
+        if startup.minor > newest.version_number().1 || !unknown.is_empty() {
+            put(&mut self.out, NegotiateProtocolVersion::new(newest.into(), unknown));
         }
         let users = self.console.setup().users;
         match (asks_password(local, users.is_some()), users) {
@@ -150,7 +152,7 @@ impl Client<'_> {
                 return Err(error.with_hint("With an auth_file it takes users from elsewhere too.").into());
             }
         }
-        message::put_authentication(&mut self.out, 0, &[]);
+        put(&mut self.out, Authentication::Ok);
         let application_name = self.session.application_name.as_deref().unwrap_or_default();
         for (name, value) in [
             ("server_version", concat!(env!("CARGO_PKG_VERSION"), "/walgate")),
@@ -165,15 +167,11 @@ impl Client<'_> {
             ("session_authorization", &self.session.user),
             ("application_name", application_name),
         ] {
-            message::put_parameter(&mut self.out, name, value);
+            put(&mut self.out, ParameterStatus::new(name.to_owned(), value.to_owned()));
         }
         // No query here runs long enough to be cancelled; clients want a key all the same.
-        put_message(&mut self.out, b'K', |body| {
-            body.put_u32(self.session.id as u32);
-            body.put_u32(0);
-        });
-        message::put_ready(&mut self.out);
-        Ok(self.send().await?)
+        put(&mut self.out, BackendKeyData::new(self.session.id as i32, SecretKey::default()));
+        Ok(self.ready().await?)
     }
 
     /// SCRAM-SHA-256, as PostgreSQL does it.
@@ -185,15 +183,15 @@ impl Client<'_> {
             }
         };
         let user = self.session.user.clone();
-        message::put_authentication(&mut self.out, 10, format!("{}\0\0", scram::MECHANISM).as_bytes());
+        put(&mut self.out, Authentication::SASL(vec![scram::MECHANISM.to_owned()]));
         let body = self.password_message().await?;
         let malformed = |_| ErrorFields::fatal("08P01", "malformed SASLInitialResponse");
         let client_first = initial_response(&body).map_err(malformed)?;
         let exchange = users.begin(&user, client_first).map_err(|error| failed(error, &user))?;
-        message::put_authentication(&mut self.out, 11, exchange.server_first().as_bytes());
+        put(&mut self.out, Authentication::SASLContinue(exchange.server_first().to_owned().into()));
         let body = self.password_message().await?;
         let server_final = exchange.finish(&body).map_err(|error| failed(error, &user))?;
-        message::put_authentication(&mut self.out, 12, server_final.as_bytes());
+        put(&mut self.out, Authentication::SASLFinal(server_final.into()));
         Ok(())
     }
 
@@ -211,36 +209,29 @@ impl Client<'_> {
         // After an error of the extended protocol, everything up to Sync is passed over.
         let mut skipping = false;
         while let Some((tag, body)) = self.receive().await? {
-            let parsed = match Message::parse(tag, &body) {
-                Ok(parsed) => parsed,
-                Err(error) => {
-                    return Err(ErrorFields::fatal("08P01", format!("malformed message: {error}")).into());
-                }
-            };
-            match parsed {
-                Message::Terminate => return Ok(()),
-                Message::Sync => {
+            let malformed = |error| ErrorFields::fatal("08P01", format!("malformed message: {error}"));
+            match message::parse(tag, &body).map_err(malformed)? {
+                Some(Request::Terminate(_)) => return Ok(()),
+                Some(Request::Sync(_)) => {
                     skipping = false;
                     // There is no transaction that would keep them.
                     self.portals.clear();
-                    message::put_ready(&mut self.out);
-                    self.send().await?;
+                    self.ready().await?;
                 }
                 _ if skipping => {}
-                Message::Query(text) => {
-                    if let Err(error) = self.query(&text).await? {
+                Some(Request::Query(query)) => {
+                    if let Err(error) = self.query(&query.query).await? {
                         error.encode(&mut self.out);
                     }
-                    message::put_ready(&mut self.out);
-                    self.send().await?;
+                    self.ready().await?;
                 }
-                Message::Flush => self.send().await?,
-                Message::Other(tag) => {
+                Some(Request::Flush(_)) => self.send().await?,
+                None => {
                     let text = format!("the console has no use for messages of type {:?}", char::from(tag));
                     return Err(ErrorFields::fatal("08P01", text).into());
                 }
-                parsed => {
-                    if let Err(error) = self.extended(parsed) {
+                Some(request) => {
+                    if let Err(error) = self.extended(request) {
                         error.encode(&mut self.out);
                         skipping = true;
                     }
@@ -257,7 +248,7 @@ impl Client<'_> {
     async fn query(&mut self, text: &str) -> Result<Answer, End> {
         let statements = parse_all(text);
         if statements.is_empty() {
-            message::put_empty(&mut self.out, b'I');
+            put(&mut self.out, EmptyQueryResponse::new());
         }
         for statement in statements {
             let command = match statement {
@@ -265,10 +256,10 @@ impl Client<'_> {
                 Err(error) => return Ok(Err(error)),
             };
             if let Some(columns) = columns(&command) {
-                message::put_columns(&mut self.out, columns, &[]);
+                put(&mut self.out, message::description(columns, &[]));
             }
             for row in self.rows(&command) {
-                message::put_row(&mut self.out, &row, &[]);
+                put(&mut self.out, message::row(&row, &[]));
                 if self.out.len() >= SEND_AT {
                     self.send().await?;
                 }
@@ -279,22 +270,24 @@ impl Client<'_> {
     }
 
     /// The extended protocol.
-    fn extended(&mut self, message: Message<'_>) -> Answer {
-        match message {
-            Message::Parse { statement, text } => {
-                if !statement.is_empty() && self.statements.contains_key(&*statement) {
-                    return Err(error("42P05", format!("prepared statement \"{statement}\" already exists")));
+    fn extended(&mut self, request: Request) -> Answer {
+        match request {
+            Request::Parse(Parse { name, query, .. }) => {
+                if let (Some(name), true) = (&name, self.statements.contains_key(&name)) {
+                    return Err(error("42P05", format!("prepared statement \"{name}\" already exists")));
                 }
-                let command = parse(&text)?;
+                let command = parse(&query)?;
                 bounded(self.statements.len())?;
-                self.statements.insert(statement.into_owned(), command);
-                message::put_empty(&mut self.out, b'1');
+                self.statements.insert(name, command);
+                put(&mut self.out, ParseComplete::new());
             }
-            Message::Bind { portal, statement, parameters, formats } => {
-                let command = self.statement(&statement)?.clone();
+            Request::Bind(bind) => {
+                let Bind { portal_name, statement_name, parameters, result_column_format_codes: formats, .. } = bind;
+                let command = self.statement(statement_name)?.clone();
                 let width = columns(&command).map_or(0, <[Column]>::len);
-                if parameters > 0 {
-                    return Err(error("08P01", format!("{parameters} parameters were given, and none is taken")));
+                if !parameters.is_empty() {
+                    let text = format!("{} parameters were given, and none is taken", parameters.len());
+                    return Err(error("08P01", text));
                 }
                 if formats.len() > 1 && formats.len() != width {
                     return Err(error("08P01", format!("{} formats were given for {width} columns", formats.len())));
@@ -303,50 +296,52 @@ impl Client<'_> {
                     return Err(error("22023", format!("unsupported format code: {format}")));
                 }
                 bounded(self.portals.len())?;
-                self.portals.insert(portal.into_owned(), Portal { command, formats, rows: None });
-                message::put_empty(&mut self.out, b'2');
+                self.portals.insert(portal_name, Portal { command, formats, rows: None });
+                put(&mut self.out, BindComplete::new());
             }
-            Message::DescribeStatement(name) => {
-                let columns = columns(self.statement(&name)?);
-                // No parameters.
-                put_message(&mut self.out, b't', |body| body.put_u16(0));
+            Request::Describe(Describe { target_type: TARGET_TYPE_BYTE_STATEMENT, name, .. }) => {
+                let columns = columns(self.statement(name)?);
+                put(&mut self.out, ParameterDescription::default());
                 describe(&mut self.out, columns, &[]);
             }
-            Message::DescribePortal(name) => {
-                let portal = self.portals.get(&*name).ok_or_else(|| no_portal(&name))?;
+            Request::Describe(Describe { name, .. }) => {
+                let portal = self.portals.get(&name).ok_or_else(|| missing("34000", "portal", name))?;
                 describe(&mut self.out, columns(&portal.command), &portal.formats);
             }
-            Message::Execute { portal: name, max_rows } => {
-                let mut portal = self.portals.remove(&*name).ok_or_else(|| no_portal(&name))?;
+            Request::Execute(Execute { name, max_rows, .. }) => {
+                let Some(mut portal) = self.portals.remove(&name) else {
+                    return Err(missing("34000", "portal", name));
+                };
                 let mut rows = portal.rows.take().unwrap_or_else(|| self.rows(&portal.command).into());
+                // 0 is no limit.
+                let max_rows = usize::try_from(max_rows).ok().filter(|&max| max > 0).unwrap_or(usize::MAX);
                 for row in rows.drain(..max_rows.min(rows.len())) {
-                    message::put_row(&mut self.out, &row, &portal.formats);
+                    put(&mut self.out, message::row(&row, &portal.formats));
                 }
                 if rows.is_empty() {
                     self.complete(&portal.command);
                 } else {
-                    message::put_empty(&mut self.out, b's');
+                    put(&mut self.out, PortalSuspended::new());
                 }
                 portal.rows = Some(rows);
-                self.portals.insert(name.into_owned(), portal);
+                self.portals.insert(name, portal);
             }
-            Message::CloseStatement(name) => {
-                self.statements.remove(&*name);
-                message::put_empty(&mut self.out, b'3');
+            Request::Close(Close { target_type, name, .. }) => {
+                if target_type == TARGET_TYPE_BYTE_STATEMENT {
+                    self.statements.remove(&name);
+                } else {
+                    self.portals.remove(&name);
+                }
+                put(&mut self.out, CloseComplete::new());
             }
-            Message::ClosePortal(name) => {
-                self.portals.remove(&*name);
-                message::put_empty(&mut self.out, b'3');
-            }
-            // Answered where it is received.
-            Message::Query(_) | Message::Flush | Message::Sync | Message::Terminate | Message::Other(_) => {}
+            // Answered where they are received, or never parsed.
+            _ => {}
         }
         Ok(())
     }
 
-    fn statement(&self, name: &str) -> Result<&Command, ErrorFields<'static>> {
-        let missing = || error("26000", format!("prepared statement \"{name}\" does not exist"));
-        self.statements.get(name).ok_or_else(missing)
+    fn statement(&self, name: Option<String>) -> Result<&Command, ErrorFields<'static>> {
+        self.statements.get(&name).ok_or_else(|| missing("26000", "prepared statement", name))
     }
 
     fn rows(&self, command: &Command) -> Vec<Row> {
@@ -361,12 +356,19 @@ impl Client<'_> {
     }
 
     fn complete(&mut self, command: &Command) {
-        match command {
-            Command::Show(_) => message::put_text(&mut self.out, b'C', "SHOW"),
-            Command::Set => message::put_text(&mut self.out, b'C', "SET"),
-            Command::Describe(columns) => message::put_text(&mut self.out, b'C', &format!("SELECT {}", columns.len())),
-            Command::Empty => message::put_empty(&mut self.out, b'I'),
-        }
+        let tag = match command {
+            Command::Show(_) => "SHOW".to_owned(),
+            Command::Set => "SET".to_owned(),
+            Command::Describe(columns) => format!("SELECT {}", columns.len()),
+            Command::Empty => return put(&mut self.out, EmptyQueryResponse::new()),
+        };
+        put(&mut self.out, CommandComplete::new(tag));
+    }
+
+    /// Ends an answer, outside of a transaction: there are none.
+    async fn ready(&mut self) -> io::Result<()> {
+        put(&mut self.out, ReadyForQuery::new(TransactionStatus::Idle));
+        self.send().await
     }
 
     /// The next message, `None` at the client's end. Cancel-safe.
@@ -414,13 +416,13 @@ fn columns(command: &Command) -> Option<&'static [Column]> {
 
 fn describe(out: &mut BytesMut, columns: Option<&[Column]>, formats: &[i16]) {
     match columns {
-        Some(columns) => message::put_columns(out, columns, formats),
-        None => message::put_empty(out, b'n'),
+        Some(columns) => put(out, message::description(columns, formats)),
+        None => put(out, NoData::new()),
     }
 }
 
-fn no_portal(name: &str) -> ErrorFields<'static> {
-    error("34000", format!("portal \"{name}\" does not exist"))
+fn missing(code: &'static str, what: &str, name: Option<String>) -> ErrorFields<'static> {
+    error(code, format!("{what} \"{}\" does not exist", name.unwrap_or_default()))
 }
 
 fn bounded(objects: usize) -> Answer {
