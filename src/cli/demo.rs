@@ -21,10 +21,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_postgres::SimpleQueryMessage;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::{self, Config};
 use crate::console::Console;
 use crate::http::{self, View};
 use crate::lag::Observe;
-use crate::proxy::{ListenAddr, Proxy, Terms};
+use crate::proxy::{Limits, ListenAddr, Proxy, Terms};
 use crate::scratch::{self, Installation, Server};
 use crate::source::dsn::SystemEnvironment;
 use crate::source::sql::SqlSession;
@@ -145,10 +146,13 @@ async fn tell(args: &Args, source: &Server, target: &Server) -> Result<bool, Err
     say(&format!(
         "\n  a shop writes to      psql '{}'\n  {SLOT} follows at  psql '{}'\n  \
          through the proxy     psql '{through}'\n  how far behind it is  curl http://{http}/v1/lag\n  \
+         or, in SQL            psql -h 127.0.0.1 -p {port} {console} -c 'SHOW LAG'\n  \
          metrics               curl http://{http}/metrics\n",
         source.dsn("shop"),
         target.dsn("shop"),
         http = daemon.http,
+        port = daemon.proxy_port,
+        console = config::Console::DATABASE,
     ))?;
 
     let mut story = Story { shop, warehouse, target, daemon, screen: Screen::new(), orders: 0 };
@@ -197,7 +201,8 @@ struct Lag {
 impl Daemon {
     async fn start(dsn: &str) -> Result<Daemon, Error> {
         let stale_after = Duration::from_secs(15);
-        let source = Arc::new(Source::new("main", connector(dsn)?, Observe::Proxy, stale_after));
+        let (name, connector, observe) = ("main", connector(dsn)?, Observe::Proxy);
+        let source = Arc::new(Source::new(name, connector.clone(), observe, stale_after));
         // The usual ports, where they are free: the ones that the documentation shows.
         let listener = match TcpListener::bind("127.0.0.1:9632").await {
             Ok(listener) => listener,
@@ -217,6 +222,21 @@ impl Daemon {
         let proxy_port = proxy.address().to_string().rsplit(':').next().unwrap_or_default().parse()?;
         let http = listener.local_addr()?;
         view.set_sources(vec![Arc::clone(&source)]);
+        console.configure(&Config {
+            http: Some(config::Http { listen: http, token: None, tls: None }),
+            console: config::Console::new(config::Console::DATABASE.into(), None)?,
+            drain_timeout: Duration::ZERO,
+            sources: vec![config::Source {
+                name: name.into(),
+                connector,
+                listen: Some(proxy.address().clone()),
+                observe,
+                passive: false,
+                tls: None,
+                limits: Limits::default(),
+                stale_after,
+            }],
+        });
         // They end with the runtime.
         tokio::spawn(http::serve(listener, None, view, CancellationToken::new()));
         tokio::spawn(watch(source, CancellationToken::new()));
