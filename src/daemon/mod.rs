@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -37,7 +37,7 @@ const DESCRIPTORS: (usize, usize) = (2, 64);
 pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config, E>) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new()?;
     let metrics = Metrics::install()?;
-    let view = Arc::new(View::new(metrics.clone()));
+    let view = Arc::new(View::new(metrics));
     let stop = CancellationToken::new();
     raise_descriptors(&config);
     let http = match &config.http {
@@ -66,10 +66,8 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
         }
     };
 
-    let mut upkeep = interval(Duration::from_secs(5));
     loop {
         tokio::select! {
-            _ = upkeep.tick() => metrics.upkeep(),
             Some(_) = daemon.ending.join_next() => {}
             signal = signals.next() => match signal {
                 "SIGHUP" => {

@@ -14,6 +14,7 @@ use crate::wire::copy_both::{Keepalive, StatusUpdate, XLogData};
 
 use super::clock::ServerClock;
 use super::estimate::{Estimate, Look};
+use super::latency::AckLatency;
 use super::pace::{Mark, Pace};
 use super::poll::SlotRow;
 use super::report::{Rates, SlotKind, TableReport};
@@ -80,6 +81,7 @@ pub struct Consumer {
     /// When its slot was last seen in a look at the source.
     pub(super) last_look: Option<Instant>,
     pub(super) pace: Pace,
+    ack_latency: AckLatency,
     /// Why its slot cannot be copied.
     pub(super) hindrance: Option<String>,
 }
@@ -126,6 +128,7 @@ impl Consumer {
             said_sent: None,
             last_look: None,
             pace: Pace::default(),
+            ack_latency: AckLatency::default(),
             hindrance: None,
         }
     }
@@ -196,10 +199,9 @@ impl Consumer {
         self.last_frame = Some(now);
     }
 
-    /// Takes a status update of the consumer; `acked` is called with the time from sending to now and the number of
-    /// commits for each span of commits that it acknowledges.
-    pub fn status_update(&mut self, update: &StatusUpdate, now: Instant, acked: impl FnMut(Duration, u32)) {
-        self.timeline.ack(update.flush, now, acked);
+    /// Takes a status update of the consumer.
+    pub fn status_update(&mut self, update: &StatusUpdate, now: Instant) {
+        self.timeline.ack(update.flush, now, |latency, commits| self.ack_latency.record(latency, commits));
         self.applied = self.applied.max(update.apply);
         self.asked = None;
     }
@@ -321,6 +323,11 @@ impl Consumer {
 
     pub(super) fn applied(&self) -> Option<Lsn> {
         self.applied.valid()
+    }
+
+    /// How long its commits have waited, where its own stream shows that.
+    pub(super) fn ack_latency(&self) -> Option<&AckLatency> {
+        Some(&self.ack_latency).filter(|latency| latency.count() > 0)
     }
 
     pub(super) fn rates(&self) -> Rates {

@@ -14,6 +14,7 @@ use super::clock::WalClock;
 use super::consumer::{Consumer, Copied};
 use super::estimate::Look;
 use super::events::{Conditions, Event};
+use super::latency::AckLatency;
 use super::poll::{History, SlotRow, SourcePoll};
 use super::report::{ConsumerReport, Observe, Positions, SlotKind, SlotReport, State};
 
@@ -212,6 +213,11 @@ impl SourceLag {
     /// Seconds since each consumer's server was last heard on its stream.
     pub fn last_frame_ages(&self, now: Instant) -> impl Iterator<Item = (&SlotName, Duration)> {
         self.consumers.iter().filter_map(move |(slot, consumer)| Some((slot, consumer.last_frame_age(now)?)))
+    }
+
+    /// How long the commits of each consumer have waited for their acknowledgement, where its own stream shows that.
+    pub fn ack_latencies(&self) -> impl Iterator<Item = (&SlotName, &AckLatency)> {
+        self.consumers.iter().filter_map(|(slot, consumer)| Some((slot, consumer.ack_latency()?)))
     }
 
     /// Every consumer, in the order of the slots' names.

@@ -106,7 +106,7 @@ impl Bench {
         let now = self.time(second);
         let (write, flush, apply) = (Lsn(flush), Lsn(flush), Lsn(flush));
         let update = StatusUpdate { write, flush, apply, send_time: at(0), reply_requested: false };
-        self.lag.stream(&self.stream).unwrap().status_update(&update, now, |_, _| {});
+        self.lag.stream(&self.stream).unwrap().status_update(&update, now);
     }
 
     fn report(&self, second: u64) -> ConsumerReport {

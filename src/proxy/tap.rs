@@ -263,9 +263,6 @@ impl Session {
             Err(reason) => (SlotKind::Logical, Some(*reason)),
         };
         let fault = fault.or((self.source.lag().observe() == Observe::Poll).then_some(Untapped::Unwanted));
-        if let Some(slot) = &slot {
-            self.metrics.reads(slot);
-        }
         if let Some(listed) = &self.listed {
             listed.set_slot(slot.clone());
         }
@@ -293,10 +290,9 @@ impl Session {
         let Streaming::Followed(stream) = &self.streaming else { return };
         match frame.whole().and_then(ReceiverMessage::parse) {
             Ok(ReceiverMessage::StatusUpdate(update)) => {
-                let metrics = &mut self.metrics;
-                metrics.status_update();
+                self.metrics.status_update();
                 if let Some(consumer) = self.source.lag().stream(stream) {
-                    consumer.status_update(&update, now, |latency, commits| metrics.acked(latency, commits));
+                    consumer.status_update(&update, now);
                 }
             }
             Ok(ReceiverMessage::HotStandbyFeedback(_)) => {}

@@ -1,12 +1,12 @@
 //! The metrics of DESIGN, recorded and rendered.
 
-use std::time::{Duration, Instant};
+use std::fmt::Write as _;
+use std::time::Instant;
 
-use metrics::{Counter, Histogram, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use metrics::{Unit, with_local_recorder};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
-use crate::ident::SlotName;
 use crate::lag::{ConsumerReport, SourceLag, State, Untapped};
 use crate::source::Source;
 
@@ -25,31 +25,18 @@ impl Metrics {
     /// # Errors
     /// If another one is installed.
     pub fn install() -> Result<Metrics, BuildError> {
-        let latency = Matcher::Full("walgate_ack_latency_seconds".into());
-        let buckets =
-            [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-        let recorded = PrometheusBuilder::new().set_buckets_for_metric(latency, &buckets)?.install_recorder()?;
+        let recorded = PrometheusBuilder::new().install_recorder()?;
         describe_counter!("walgate_proxy_bytes_total", Unit::Bytes, "Bytes relayed, by direction.");
         describe_counter!("walgate_proxy_messages_total", "Messages of replication streams, by type.");
         describe_counter!("walgate_proxy_untapped_total", "Streams that were relayed but could not be followed.");
         describe_counter!("walgate_errors_total", "Errors, by kind.");
-        describe_histogram!(
-            "walgate_ack_latency_seconds",
-            Unit::Seconds,
-            "Time from a commit's being sent to its being acknowledged."
-        );
         Ok(Metrics { recorded })
-    }
-
-    /// Folds what histograms have recorded. To be called every few seconds: unscraped, it would pile up.
-    pub fn upkeep(&self) {
-        self.recorded.run_upkeep();
     }
 
     /// Everything in Prometheus' text format.
     pub fn render<'a>(&self, sources: impl IntoIterator<Item = &'a Source>, now: Instant) -> String {
-        self.upkeep();
         let view = PrometheusBuilder::new().build_recorder();
+        let mut ack_latency = String::new();
         with_local_recorder(&view, || {
             describe_view();
             gauge!("walgate_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
@@ -58,11 +45,20 @@ impl Metrics {
                 for (kind, count) in source.sessions().counts() {
                     gauge!("walgate_proxy_sessions", "source" => name.clone(), "kind" => kind).set(count as f64);
                 }
-                show_lag(&source.lag(), now);
+                let lag = source.lag();
+                show_lag(&lag, now);
+                write_ack_latency(&lag, &mut ack_latency);
             }
         });
         let mut text = self.recorded.render();
         text.push_str(&view.handle().render());
+        if !ack_latency.is_empty() {
+            text.push_str(
+                "# HELP walgate_ack_latency_seconds Time from a commit's being sent to its being acknowledged.\n",
+            );
+            text.push_str("# TYPE walgate_ack_latency_seconds histogram\n");
+            text.push_str(&ack_latency);
+        }
         text
     }
 }
@@ -109,6 +105,23 @@ fn show_lag(lag: &SourceLag, now: Instant) {
     for (slot, age) in lag.last_frame_ages(now) {
         let labels = [("source", lag.name().to_owned()), ("slot", slot.to_string())];
         gauge!("walgate_last_frame_age_seconds", &labels).set(age.as_secs_f64());
+    }
+}
+
+/// A histogram kept by the model. The exporter's own would hold every commit until it is next asked, which at full speed
+/// are millions.
+fn write_ack_latency(lag: &SourceLag, text: &mut String) {
+    let source = lag.name().replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+    for (slot, latency) in lag.ack_latencies() {
+        let labels = format!("source=\"{source}\",slot=\"{slot}\"");
+        // Writing to a String cannot fail.
+        for (bound, count) in latency.buckets() {
+            let _ = writeln!(text, "walgate_ack_latency_seconds_bucket{{{labels},le=\"{bound}\"}} {count}");
+        }
+        let (count, seconds) = (latency.count(), latency.seconds());
+        let _ = writeln!(text, "walgate_ack_latency_seconds_bucket{{{labels},le=\"+Inf\"}} {count}");
+        let _ = writeln!(text, "walgate_ack_latency_seconds_sum{{{labels}}} {seconds}");
+        let _ = writeln!(text, "walgate_ack_latency_seconds_count{{{labels}}} {count}");
     }
 }
 
@@ -210,10 +223,6 @@ pub struct StreamMetrics {
     messages: [(u64, Counter); TYPES.len()],
     keepalives: (u64, Counter),
     status_updates: (u64, Counter),
-    /// Commits acknowledged after the same time, not recorded yet: those that were sent in one piece are.
-    acked: (Duration, usize),
-    /// Once it is known which slot is read.
-    ack_latency: Option<Histogram>,
 }
 
 impl StreamMetrics {
@@ -227,16 +236,8 @@ impl StreamMetrics {
             messages: TYPES.map(|(_, kind)| of(kind)),
             keepalives: of("keepalive"),
             status_updates: of("status_update"),
-            acked: (Duration::ZERO, 0),
-            ack_latency: None,
             source,
         }
-    }
-
-    /// The stream reads this slot.
-    pub fn reads(&mut self, slot: &SlotName) {
-        let labels = [("source", self.source.clone()), ("slot", slot.to_string())];
-        self.ack_latency = Some(histogram!("walgate_ack_latency_seconds", &labels));
     }
 
     /// A pgoutput message with this tag.
@@ -258,15 +259,6 @@ impl StreamMetrics {
         self.status_updates.0 += 1;
     }
 
-    /// Commits that were acknowledged so long after they were sent.
-    pub fn acked(&mut self, latency: Duration, commits: u32) {
-        if self.acked.0 != latency {
-            self.record_acked();
-            self.acked.0 = latency;
-        }
-        self.acked.1 += commits as usize;
-    }
-
     /// The stream cannot be followed.
     pub fn untapped(&mut self, reason: Untapped) {
         counter!("walgate_proxy_untapped_total", "source" => self.source.clone(), "reason" => reason.as_str())
@@ -279,16 +271,6 @@ impl StreamMetrics {
             if *count > 0 {
                 counter.increment(std::mem::take(count));
             }
-        }
-        self.record_acked();
-    }
-
-    fn record_acked(&mut self) {
-        let (latency, count) = (self.acked.0, std::mem::take(&mut self.acked.1));
-        if count > 0
-            && let Some(ack_latency) = &self.ack_latency
-        {
-            ack_latency.record_many(latency.as_secs_f64(), count);
         }
     }
 }
