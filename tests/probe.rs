@@ -149,7 +149,8 @@ fn the_status_says_what_is_proven() {
     make_slot(&sql, "late");
     sql.run("SELECT pg_create_physical_replication_slot('standby', true)");
     let late = |arguments: &[&str], status| {
-        probe_until(&dsn, &[&["--slot", "late", "--format", "nagios"], arguments].concat(), status).output
+        let late = ["--slot", "late", "--publication", "p", "--format", "nagios"];
+        probe_until(&dsn, &[&late, arguments].concat(), status).output
     };
     // Nothing is published: nothing is pending, however much WAL there is.
     sql.run("CREATE TABLE unpublished AS SELECT repeat('x', 1000) FROM generate_series(1, 2000)");
@@ -157,6 +158,10 @@ fn the_status_says_what_is_proven() {
     assert!(output.starts_with("WALGATE OK - late is 0 s behind|'late seconds'=0.000s;;1;0 "), "{output}");
 
     sql.run("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 2000) n");
+    // What its consumer reads is not known: nothing is proven, and nothing is ruled out.
+    let guess = ["--slot", "late", "--format", "nagios", "--max-lag", "1MB"];
+    let output = probe_until(&dsn, &guess, 1).output;
+    assert!(output.contains("up to 1995 kB pending (limit 1MB)"), "{output}");
     let output = late(&["--max-lag", "1MB"], 2);
     assert!(output.contains("'late transactions'=1;;;0 ") && output.contains("2000 rows"), "{output}");
     late(&["--max-lag", "1GB", "--max-age", "1h"], 0);
@@ -202,7 +207,7 @@ fn prometheus_finds_nothing_wrong_with_the_metrics() {
     sql.run("INSERT INTO t VALUES (1, 'a'); SELECT pg_create_physical_replication_slot('standby')");
     let outcome = eventually("the row to be seen", || {
         // A physical slot that keeps no WAL tells nothing.
-        let outcome = probe_until(&server.dsn("postgres"), &["--format", "prometheus"], 3);
+        let outcome = probe_until(&server.dsn("postgres"), &["--publication", "p", "--format", "prometheus"], 3);
         let line = "walgate_lag_rows{source=\"main\",slot=\"green_sub\"} 1";
         if outcome.output.lines().any(|printed| printed == line) { Ok(outcome) } else { Err(outcome) }
     });
@@ -269,8 +274,8 @@ fn a_watch_without_a_terminal_prints_lines_and_ends_with_the_last_verdict() {
     let (server, sql) = source(17, &[]);
     let dsn = server.dsn("postgres");
     make_slot(&sql, "s");
-    let mut lines = Watching::start(&dsn, &["--max-lag", "1kB"]);
-    let mut json = Watching::start(&dsn, &["--format", "json"]);
+    let mut lines = Watching::start(&dsn, &["--publication", "p", "--max-lag", "1kB"]);
+    let mut json = Watching::start(&dsn, &["--publication", "p", "--format", "json"]);
     lines.until("nothing pending", |line| line.contains(" s live none 0.000 0.000 0 0 0 0 OK"));
     sql.run("INSERT INTO t VALUES (1, repeat('x', 2000))");
     lines.until("one row pending", |line| line.contains(" s live consumer ") && line.ends_with(" CRITICAL"));

@@ -31,6 +31,8 @@ pub enum Untapped {
     Plugin,
     /// Consumers are to be observed by their positions only.
     Unwanted,
+    /// The server has turned out to be of another history since it began.
+    History,
     /// The command that started the stream was too long or not understood.
     Command,
     /// Message borders were lost.
@@ -46,6 +48,7 @@ impl Untapped {
             Untapped::Physical => "physical",
             Untapped::Plugin => "plugin",
             Untapped::Unwanted => "unwanted",
+            Untapped::History => "history",
             Untapped::Command => "command",
             Untapped::Frame => "frame",
             Untapped::Message => "message",
@@ -78,6 +81,12 @@ pub struct Consumer {
     pub(super) asked: Option<Instant>,
     /// Up to where the server has said to have read and sent everything, and since when that has not been seen here.
     pub(super) said_sent: Option<(Lsn, Instant)>,
+    /// The acknowledgement that the last look has shown.
+    looked_acked: Lsn,
+    /// It had acknowledged more a look ago than the server has now.
+    pub(super) ahead: bool,
+    /// Up to where commits may be missing from the timeline.
+    doubt: Lsn,
     /// When its slot was last seen in a look at the source.
     pub(super) last_look: Option<Instant>,
     pub(super) pace: Pace,
@@ -126,6 +135,9 @@ impl Consumer {
             full: Arc::default(),
             asked: None,
             said_sent: None,
+            looked_acked: Lsn::INVALID,
+            ahead: false,
+            doubt: Lsn::INVALID,
             last_look: None,
             pace: Pace::default(),
             ack_latency: AckLatency::default(),
@@ -206,6 +218,18 @@ impl Consumer {
         self.asked = None;
     }
 
+    /// Nothing that was seen holds any more: the server is of another history. A stream that is attached may be of
+    /// either, and is not followed any further.
+    pub(super) fn forget(&mut self) {
+        let attached = self.attachment().filter(|_| self.is_attached());
+        let server = std::mem::take(&mut self.server);
+        *self = Consumer::new(self.kind);
+        if let Some(id) = attached {
+            self.server = server;
+            self.reading = Reading::Untapped(id, Untapped::History);
+        }
+    }
+
     /// What has been sent on the stream ends with a commit (or nothing has been sent); on a stream that is
     /// not followed, always.
     pub fn at_commit_boundary(&self) -> bool {
@@ -267,12 +291,23 @@ impl Consumer {
     pub(super) fn polled(&mut self, row: &SlotRow, flushed: Lsn, now: Instant) {
         self.kind = row.kind;
         self.last_look = Some(now);
-        if let Some(acked) = row.acked() {
-            self.timeline.ack(acked, now, |_, _| {});
+        let acked = row.acked().unwrap_or_default();
+        if acked < self.looked_acked {
+            // Another slot of the name, or the same as of before a crash: what was acknowledged of the one says nothing.
+            self.doubt = self.doubt.max(self.decoded).max(self.timeline.newest());
+            self.timeline = Timeline::new(Timeline::LIMIT);
+            if let Reading::Copy(..) = self.reading {
+                self.reading = Reading::Nowhere;
+            }
         }
-        if let Some(applied) = row.reader.replay {
-            self.applied = self.applied.max(applied);
-        }
+        // Of the same look it may be ahead by what was written meanwhile.
+        self.ahead = self.looked_acked > flushed;
+        self.looked_acked = acked;
+        self.timeline.ack(acked, now, |_, _| {});
+        self.applied = match row.kind {
+            SlotKind::Logical => self.applied.max(row.reader.replay.unwrap_or_default()),
+            SlotKind::Physical => row.reader.replay.unwrap_or_default(),
+        };
         if row.reader.command.is_some() {
             self.command.clone_from(&row.reader.command);
         }
@@ -317,8 +352,17 @@ impl Consumer {
         self.sent.valid()
     }
 
+    /// What it has acknowledged. A standby may be set up anew from an older backup, and then goes back.
     pub(super) fn acked(&self) -> Option<Lsn> {
-        self.timeline.acked()
+        match self.kind {
+            SlotKind::Logical => self.timeline.acked(),
+            SlotKind::Physical => self.looked_acked.valid(),
+        }
+    }
+
+    /// Commits may be missing from the timeline until everything up to here is acknowledged.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.timeline.acked().unwrap_or_default() < self.doubt
     }
 
     pub(super) fn applied(&self) -> Option<Lsn> {

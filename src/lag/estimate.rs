@@ -64,6 +64,9 @@ impl Estimate {
             let reason = format!("the slot is lost ({why}): its consumer must be set up anew");
             return Estimate { age: look.map(|look| look.age), ..unknown(State::Unknown, Observe::Poll, Some(reason)) };
         }
+        if let Some(look) = look.filter(|_| consumer.is_doubtful()) {
+            return by_positions(consumer, look);
+        }
         let known_up_to = consumer.decoded.max(consumer.acked().unwrap_or_default()).valid();
         match (&consumer.reading, look, known_up_to) {
             (Reading::Stream(..), _, Some(decoded)) => by_stream(consumer, look, decoded, stale_after, now),
@@ -112,9 +115,9 @@ fn by_stream(
     };
     let (open, begun, certain) = match &consumer.reading {
         Reading::Stream(_, transactions) => {
-            (transactions.open(), transactions.begun(), transactions.begun_with_changes())
+            (Some(transactions.open()), transactions.begun(), transactions.begun_with_changes())
         }
-        _ => ((0, 0), None, None),
+        _ => (None, None, None),
     };
     let pending = consumer.timeline.pending(EVERYTHING);
     let undecoded = look.map(|look| look.poll.flushed.bytes_since(decoded));
@@ -125,9 +128,10 @@ fn by_stream(
         transactions: Some(pending.least.transactions),
         rows: Some(pending.least.volume.rows),
         bytes: Some(pending.least.volume.bytes),
+        bytes_max: Some(pending.most.volume.bytes),
         undecoded_wal_bytes: undecoded,
-        open_transactions: Some(open.0),
-        open_bytes: Some(open.1),
+        open_transactions: open.map(|(transactions, _)| transactions),
+        open_bytes: open.map(|(_, bytes)| bytes),
     };
     // What was written since the last look is not known yet: a look that is overdue vouches for nothing.
     let exact = undecoded == Some(0)
@@ -174,6 +178,7 @@ fn by_copy(consumer: &Consumer, look: &Look<'_>, decoded: Lsn, copied: Copied) -
         transactions: counted(pending.least.transactions),
         rows: counted(pending.least.volume.rows),
         bytes: counted(pending.least.volume.bytes),
+        bytes_max: Some(pending.most.volume.bytes),
         undecoded_wal_bytes: Some(undecoded),
         open_transactions: counted(open_transactions),
         open_bytes: counted(open_bytes),
@@ -186,8 +191,8 @@ fn by_copy(consumer: &Consumer, look: &Look<'_>, decoded: Lsn, copied: Copied) -
     };
     let reason = guess.then(|| {
         format!(
-            "the consumer's publications are not known; in all publications {} transactions wait",
-            pending.most.transactions
+            "the options that its consumer gives are not known; in all publications {} transactions of {} rows wait",
+            pending.most.transactions, pending.most.volume.rows
         )
     });
     Estimate {
@@ -207,6 +212,10 @@ fn by_positions(consumer: &Consumer, look: &Look<'_>) -> Estimate {
         let reason = why_poll(consumer, look.row);
         return Estimate { age: Some(look.age), ..unknown(State::Unknown, Observe::Poll, reason) };
     };
+    if consumer.ahead && !look.poll.in_recovery {
+        let reason = "it has acknowledged more than the server has: one of them was restored from a backup".to_owned();
+        return Estimate { age: Some(look.age), ..unknown(State::Unknown, Observe::Poll, Some(reason)) };
+    }
     let behind = look.poll.flushed.bytes_since(acked);
     // Where nothing is left to be seen it cannot be seen any better.
     let reason = if behind == 0 { None } else { why_poll(consumer, look.row) };
@@ -218,6 +227,7 @@ fn by_positions(consumer: &Consumer, look: &Look<'_>) -> Estimate {
         transactions: counted,
         rows: counted,
         bytes: counted,
+        bytes_max: counted,
         undecoded_wal_bytes: Some(behind),
         open_transactions: None,
         open_bytes: None,
@@ -251,7 +261,13 @@ fn why_poll(consumer: &Consumer, row: Option<&SlotRow>) -> Option<String> {
     }
     match &consumer.reading {
         Reading::Untapped(_, Untapped::Unwanted) => None,
+        Reading::Untapped(_, Untapped::History) => {
+            Some("the server's history has changed under its stream: it is followed again once it reconnects".into())
+        }
         Reading::Untapped(_, reason) => Some(format!("its stream cannot be followed ({})", reason.as_str())),
+        Reading::Stream(..) if consumer.is_doubtful() => {
+            Some("its slot has gone back, by a crash or in another's place; what it had taken is not known".into())
+        }
         Reading::Stream(..) => Some("its stream has only begun".into()),
         Reading::Copy(..) => Some("its slot was copied only now".into()),
         Reading::Nowhere => consumer.hindrance.clone(),

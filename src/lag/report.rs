@@ -110,6 +110,9 @@ pub struct Lag {
     pub rows: Option<u64>,
     /// The bytes of those rows' messages.
     pub bytes: Option<u64>,
+    /// The most that `bytes` can be.
+    #[serde(skip)]
+    pub bytes_max: Option<u64>,
     /// WAL that the server has not decoded for this consumer, in bytes.
     pub undecoded_wal_bytes: Option<u64>,
     /// Transactions that are being streamed and are not committed.

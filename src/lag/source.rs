@@ -46,7 +46,10 @@ pub struct SourceLag {
     attachments: u64,
     wal: WalClock,
     poll: Option<(SourcePoll, Instant)>,
+    /// The furthest WAL that a server was seen to have flushed.
+    furthest: Option<(Box<str>, Lsn)>,
     conditions: Conditions,
+    publications: Vec<String>,
     /// The slots whose copies are of use; all, without it.
     copied: Option<BTreeSet<SlotName>>,
 }
@@ -64,7 +67,9 @@ impl SourceLag {
             attachments: 0,
             wal: WalClock::default(),
             poll: None,
+            furthest: None,
             conditions: Conditions::default(),
+            publications: Vec::new(),
             copied: None,
         }
     }
@@ -78,6 +83,11 @@ impl SourceLag {
     /// slot.
     pub fn poll(&mut self, poll: SourcePoll, now: Instant) {
         self.identify(poll.history);
+        // WAL that is shorter than it was is of a server that was restored, whatever it calls itself.
+        if self.furthest.as_ref().is_some_and(|(server, flushed)| *server == poll.server && poll.flushed < *flushed) {
+            self.forget();
+        }
+        self.furthest = Some((poll.server.clone(), poll.flushed));
         self.wal.sample(poll.flushed, poll.server_time);
         self.consumers.retain(|slot, consumer| {
             consumer.is_attached() || poll.slots.contains_key(slot) || is_elsewhere(consumer, &poll)
@@ -109,14 +119,20 @@ impl SourceLag {
     /// every consumer starts anew, as unknown.
     pub fn identify(&mut self, history: History) {
         if self.history.is_some_and(|known| known.contradicts(history)) {
-            for consumer in self.consumers.values_mut() {
-                *consumer = Consumer::new(consumer.kind);
-            }
-            self.wal = WalClock::default();
-            self.poll = None;
+            self.forget();
         }
         let timeline = history.timeline.or(self.history.and_then(|known| known.timeline));
         self.history = Some(History { timeline, ..history });
+    }
+
+    /// Nothing that was seen holds any more.
+    fn forget(&mut self) {
+        for consumer in self.consumers.values_mut() {
+            consumer.forget();
+        }
+        self.wal = WalClock::default();
+        self.poll = None;
+        self.furthest = None;
     }
 
     /// A stream of a slot has started through the proxy, from this server, by this command where it was understood. It
@@ -200,9 +216,24 @@ impl SourceLag {
         self.copied = Some(slots.into_iter().collect());
     }
 
+    /// Takes these for the publications of every consumer that was not seen to start.
+    pub fn assume_publications(&mut self, publications: Vec<String>) {
+        self.publications = publications;
+    }
+
+    /// The publications of every consumer that was not seen to start, where somebody has said so; else none.
+    pub fn assumed_publications(&self) -> &[String] {
+        &self.publications
+    }
+
     /// Whether a copy of this slot is of any use.
     pub fn wants_copy(&self, slot: &SlotName) -> bool {
         self.copied.as_ref().is_none_or(|copied| copied.contains(slot))
+    }
+
+    /// Whether there is such a consumer.
+    pub fn is_known(&self, slot: &SlotName) -> bool {
+        self.consumers.contains_key(slot)
     }
 
     /// Whether a consumer's changes are seen, on its own stream or a copy's.

@@ -212,6 +212,11 @@ impl Timeline {
         self.acked.valid()
     }
 
+    /// The furthest commit ever added.
+    pub fn newest(&self) -> Lsn {
+        self.newest
+    }
+
     /// What is pending of the commits up to `until`.
     pub fn pending(&self, until: Lsn) -> Pending {
         let mut pending = Pending { least: self.all, most: self.all, ..Pending::default() };

@@ -47,17 +47,21 @@ impl Session {
 impl Connector {
     /// Logs in to the first host that lets in and is of the kind that `target_session_attrs` asks for.
     pub(super) async fn log_in(&self, kind: SessionKind) -> Result<Session, ConnectError> {
-        let hosts = self.hosts_in_order();
+        self.log_in_at(&self.hosts_in_order(), kind).await
+    }
+
+    /// The same with one of these hosts.
+    pub(super) async fn log_in_at(&self, hosts: &[&Host], kind: SessionKind) -> Result<Session, ConnectError> {
         let wanted = self.dsn().target_session_attrs;
         let first = match wanted {
             TargetSessionAttrs::PreferStandby => TargetSessionAttrs::Standby,
             wanted => wanted,
         };
-        let found = self.attempt(&hosts, |connected| log_in_if(connected, self.dsn(), kind, first)).await;
+        let found = self.attempt(hosts, |connected| log_in_if(connected, self.dsn(), kind, first)).await;
         match found {
             Err(_) if wanted == TargetSessionAttrs::PreferStandby => {
                 let any = TargetSessionAttrs::Any;
-                self.attempt(&hosts, |connected| log_in_if(connected, self.dsn(), kind, any)).await
+                self.attempt(hosts, |connected| log_in_if(connected, self.dsn(), kind, any)).await
             }
             found => found,
         }

@@ -22,41 +22,53 @@ pub(super) const OWN_SLOTS: &str = "walgate_";
 /// One row, whatever else; with the slots, one each. Time is counted as the replication protocol does, and taken first:
 /// what is written after it is not dated too young; the slots are read last, so that an acknowledgement is never older
 /// than the position it is compared with. The name of a WAL file begins with its timeline; a standby refuses to name
-/// one. Columns that only newer versions have are read through JSON.
+/// one. Columns that only newer versions have are read through JSON. Texts of other databases may be in another encoding:
+/// they are passed by, or read as bytes.
 const LOOK: &str = r"
     WITH server AS MATERIALIZED (
         SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8 - 946684800000000 AS server_time,
-               CASE WHEN standby THEN coalesce(pg_last_wal_replay_lsn(), '0/0') ELSE pg_current_wal_flush_lsn() END
-                   AS flushed,
+               CASE WHEN standby THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END AS flushed,
                CASE WHEN NOT standby
                    THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4 END AS timeline,
                standby, (SELECT system_identifier FROM pg_control_system()) AS system,
                current_database()::text AS connected, pg_backend_pid() AS backend,
                least(current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots),
-                     current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_replication)) AS spare
+                     current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_replication)) AS spare,
+               current_setting('synchronous_standby_names') AS synchronous
         FROM (SELECT pg_is_in_recovery() AS standby) AS recovery)
-    SELECT server.*, slot.slot_name::text, slot.slot_type, slot.plugin::text, slot.database::text, slot.temporary,
+    SELECT server.*, slot.slot_name::text, slot.slot_type, slot.plugin::text, textsend(slot.database::text), slot.temporary,
            slot.two_phase, slot.active, slot.active_pid, slot.restart_lsn, slot.confirmed_flush_lsn, slot.wal_status,
            slot.safe_wal_size, to_jsonb(slot) ->> 'invalidation_reason' AS invalidation_reason,
            (extract(epoch FROM (to_jsonb(slot) ->> 'inactive_since')::timestamptz) * 1000000)::int8 - 946684800000000
                AS inactive_since,
            sender.application_name, host(sender.client_addr) AS client_addr, sender.sent_lsn, sender.flush_lsn,
-           sender.replay_lsn, activity.query
+           sender.replay_lsn, CASE WHEN activity.datname = current_database() THEN activity.query END AS query
     FROM server
          LEFT JOIN pg_replication_slots AS slot ON NOT (slot.temporary AND starts_with(slot.slot_name::text, $1))
          LEFT JOIN pg_stat_replication AS sender ON sender.pid = slot.active_pid
          LEFT JOIN pg_stat_activity AS activity ON activity.pid = slot.active_pid";
 
-/// When each WAL file was last written to. Files are named by timeline, and the position in units of their size.
+/// When each WAL file was last written to, of those that this server has written: one that was restored from a backup
+/// bears the time of that. Files are named by timeline, and the position in units of their size.
 const WRITTEN: &str = r"
     SELECT name, (extract(epoch FROM modification) * 1000000)::int8 - 946684800000000 AS written,
            (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size') AS size
-    FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' ORDER BY name";
+    FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$' AND modification > pg_postmaster_start_time() ORDER BY name";
+
+/// How long the server may take for that.
+const WRITTEN_WITHIN: &str = "500ms";
 
 /// What walgate's role may do.
 const RIGHTS: &str = "
     SELECT has_function_privilege('pg_ls_waldir()', 'EXECUTE') AND NOT pg_is_in_recovery() AS lists_wal,
            pg_has_role('pg_read_all_stats', 'USAGE') AS reads_stats";
+
+/// What walgate's role may do.
+#[derive(Clone, Copy)]
+pub(super) struct Rights {
+    lists_wal: bool,
+    reads_stats: bool,
+}
 
 /// A session that looks.
 pub(super) struct Looker {
@@ -75,6 +87,7 @@ impl Looker {
         if let Some(major) = session.server_major().filter(|major| *major < OLDEST) {
             return Err(Failure::Version(major).into());
         }
+        session.harden().await.map_err(|error| failed(&error))?;
         let statement = session.prepare(LOOK).await.map_err(|error| failed(&error))?;
         Ok(Looker { session, statement, backend: None })
     }
@@ -97,44 +110,70 @@ impl Looker {
 
     /// Whether somebody between here and the server answered the login in its place: the process id that it gave is not
     /// the backend's.
-    pub(super) fn is_relayed(&self) -> bool {
+    fn is_relayed(&self) -> bool {
         let backend = self.backend.and_then(|backend| u32::try_from(backend).ok());
         self.session.pid().zip(backend).is_some_and(|(told, is)| told != is)
     }
 
-    /// What walgate's role may not do and should, with the mend.
+    /// What is not as it should be and keeps walgate from seeing all there is, each with the mend.
+    pub(super) fn remarks(&self, rights: Rights) -> Vec<&'static str> {
+        let mut remarks = Vec::new();
+        if self.is_relayed() {
+            remarks.push(
+                "something between walgate and the server, like a connection pooler, answers its logins: connect it to the \
+                 server itself",
+            );
+        }
+        if !rights.reads_stats {
+            remarks.push(
+                "walgate's role does not see what consumers have asked for, nor since when WAL is there: GRANT pg_monitor \
+                 TO it",
+            );
+        }
+        remarks
+    }
+
+    /// What walgate's role may do.
     ///
     /// # Errors
     /// If the session is lost.
-    pub(super) async fn missing_rights(&self) -> Result<Option<&'static str>, ConnectError> {
+    pub(super) async fn rights(&self) -> Result<Rights, ConnectError> {
         let rights = self.session.query_one(RIGHTS, &[]).await.map_err(|error| failed(&error))?;
-        let reads_stats: bool = rights.try_get("reads_stats").map_err(|error| failed(&error))?;
-        Ok((!reads_stats).then_some(
-            "walgate's role does not see what consumers have asked for, nor since when WAL is there: GRANT pg_monitor TO it",
-        ))
+        let may = |what| rights.try_get(what).map_err(|error| failed(&error));
+        Ok(Rights { lists_wal: may("lists_wal")?, reads_stats: may("reads_stats")? })
     }
 
     /// When WAL reached which position, oldest first, as the times of its files tell: the WAL clock of the time before
-    /// the first look. Nothing where the role may not list them, and on a standby, whose files tell when it received them.
+    /// the first look. Nothing where the role may not list them, on a standby, whose files tell when it received them, and
+    /// where listing them takes long, as of very many.
     ///
     /// # Errors
     /// If the session is lost.
     pub(super) async fn written(
         &self,
+        rights: Rights,
         history: History,
         flushed: Lsn,
     ) -> Result<Vec<(Lsn, PgTimestamp)>, ConnectError> {
-        let rights = self.session.query_one(RIGHTS, &[]).await.map_err(|error| failed(&error))?;
-        if !rights.try_get("lists_wal").map_err(|error| failed(&error))? {
-            return Ok(Vec::new());
-        }
-        let rows = self.session.query(WRITTEN, &[]).await.map_err(|error| failed(&error))?;
+        let Some(timeline) = history.timeline.filter(|_| rights.lists_wal) else { return Ok(Vec::new()) };
+        self.limit_statements(WRITTEN_WITHIN).await?;
+        let rows = self.session.query(WRITTEN, &[]).await;
+        self.limit_statements("0").await?;
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(error) if error.as_db_error().is_some() => return Ok(Vec::new()),
+            Err(error) => return Err(failed(&error)),
+        };
         let files = rows.iter().filter_map(|row| {
-            let (timeline, end) = place(row.try_get("name").ok()?, row.try_get::<_, i64>("size").ok()?)?;
-            let known = history.timeline.is_none_or(|known| known == timeline) && end <= flushed;
-            known.then_some((end, PgTimestamp(row.try_get("written").ok()?)))
+            let (of, end) = place(row.try_get("name").ok()?, row.try_get::<_, i64>("size").ok()?)?;
+            (of == timeline && end <= flushed).then_some((end, PgTimestamp(row.try_get("written").ok()?)))
         });
         Ok(not_later_than_the_next(files.collect()))
+    }
+
+    async fn limit_statements(&self, to: &str) -> Result<(), ConnectError> {
+        let set = format!("SELECT pg_catalog.set_config('statement_timeout', '{to}', false)");
+        self.session.batch_execute(&set).await.map_err(|error| failed(&error))
     }
 }
 
@@ -179,9 +218,11 @@ fn read_server(row: &Row, session: &SqlSession) -> Result<SourcePoll, tokio_post
             timeline: row.try_get::<_, Option<i32>>("timeline")?.map(|timeline| timeline as u32),
         },
         in_recovery: row.try_get("standby")?,
+        // A standby that has replayed nothing yet says nothing: an error, and not the beginning of time.
         flushed: lsn(row.try_get("flushed")?),
         server_time: PgTimestamp(row.try_get("server_time")?),
         spare: u32::try_from(row.try_get::<_, i64>("spare")?).unwrap_or(0),
+        synchronous_standby_names: row.try_get("synchronous")?,
         slots: Default::default(),
     })
 }
@@ -197,7 +238,7 @@ fn read_slot(row: &Row) -> Result<Option<(SlotName, SlotRow)>, tokio_postgres::E
     let slot = SlotRow {
         kind,
         plugin: row.try_get("plugin")?,
-        database: row.try_get("database")?,
+        database: row.try_get::<_, Option<&[u8]>>("textsend")?.map(|name| String::from_utf8_lossy(name).into_owned()),
         temporary: row.try_get("temporary")?,
         two_phase: row.try_get("two_phase")?,
         active: row.try_get("active")?,
@@ -239,7 +280,8 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 pub(super) fn failed(error: &tokio_postgres::Error) -> ConnectError {
     match error.as_db_error() {
         Some(error) => Failure::Server(ServerError::from(error)).into(),
-        None => Failure::Closed("watching").into(),
+        None if error.is_closed() => Failure::Closed("watching").into(),
+        None => Failure::Protocol { during: "watching", problem: error.to_string() }.into(),
     }
 }
 

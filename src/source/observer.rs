@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::{self, JoinSet};
+use tokio::task::{self, AbortHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use super::error::{ConnectError, Failure};
 use super::replication::{Walsender, own_slot_name};
 use super::watched::Source;
 use crate::ident::SlotName;
-use crate::lag::{Attachment, Consumer, SlotKind};
+use crate::lag::{Attachment, Consumer, SlotKind, SourcePoll};
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 use crate::wire::backend::ErrorFields;
@@ -58,6 +58,8 @@ enum CopyError {
     Timeout,
     #[error("its database has no publication")]
     NoPublication,
+    #[error("{COUNTED_ON}")]
+    CountedOn,
 }
 
 impl CopyError {
@@ -84,17 +86,28 @@ pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
     stop.run_until_cancelled(async {
         let mut looks = source.looks();
         let mut copies: JoinSet<Result<(), CopyError>> = JoinSet::new();
-        let mut copied: HashMap<task::Id, SlotName> = HashMap::new();
+        let mut copied: HashMap<task::Id, (SlotName, AbortHandle)> = HashMap::new();
         let mut pauses: HashMap<SlotName, (Instant, Duration)> = HashMap::new();
         loop {
             tokio::select! {
                 Ok(()) = looks.changed() => {
                     let now = Instant::now();
                     let (wanted, spare) = to_copy(source);
+                    if spare < LEFT_FREE {
+                        // The youngest goes; at the next look another one, if that was not enough.
+                        let youngest = copied.iter().max_by_key(|(id, _)| **id);
+                        if let Some((slot, task)) = youngest.map(|(_, copy)| copy) {
+                            task.abort();
+                            source.lag().hinder(slot, no_room());
+                            pauses.insert(slot.clone(), (now + BACKOFF.1, BACKOFF.1));
+                        }
+                    }
+                    let there = |slot: &SlotName| source.lag().is_known(slot);
+                    pauses.retain(|slot, _| there(slot));
                     let mut room = spare.saturating_sub(LEFT_FREE) as usize;
                     for slot in wanted {
                         let pausing = pauses.get(&slot).is_some_and(|(until, _)| *until > now);
-                        if copied.values().any(|copied| *copied == slot) {
+                        if copied.values().any(|(copied, _)| *copied == slot) {
                             // It is being made, and perhaps not counted yet.
                             room = room.saturating_sub(1);
                             continue;
@@ -103,11 +116,7 @@ pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
                             continue;
                         }
                         if room == 0 {
-                            let why = format!(
-                                "a copy of its slot would leave fewer than {LEFT_FREE} slots or walsenders free; raise \
-                                 max_replication_slots or max_wal_senders"
-                            );
-                            source.lag().hinder(&slot, why);
+                            source.lag().hinder(&slot, no_room());
                             continue;
                         }
                         room -= 1;
@@ -118,7 +127,7 @@ pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
                         }
                         let (source, slot_to_copy) = (Arc::clone(source), slot.clone());
                         let task = copies.spawn(async move { copy(&source, &slot_to_copy).await });
-                        copied.insert(task.id(), slot);
+                        copied.insert(task.id(), (slot, task));
                     }
                 }
                 Some(ended) = copies.join_next_with_id() => {
@@ -126,11 +135,8 @@ pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
                         Ok((id, ended)) => (id, ended.err()),
                         Err(panic) => (panic.id(), None),
                     };
-                    let Some(slot) = copied.remove(&id) else { continue };
-                    let Some(error) = error else {
-                        pauses.remove(&slot);
-                        continue;
-                    };
+                    let Some((slot, _)) = copied.remove(&id) else { continue };
+                    let Some(error) = error else { continue };
                     let reason = error.reason();
                     tracing::debug!(source = source.name(), %slot, reason, "a copy has ended");
                     source.lag().hinder(&slot, reason);
@@ -145,12 +151,20 @@ pub(super) async fn follow(source: &Arc<Source>, stop: &CancellationToken) {
     .await;
 }
 
+fn no_room() -> String {
+    format!(
+        "a copy of its slot would leave fewer than {LEFT_FREE} slots or walsenders free; raise max_replication_slots or \
+         max_wal_senders"
+    )
+}
+
 /// The slots to be copied that are not, and how many more slots and walsenders the server has for it; of others it is
 /// noted why they cannot be.
 fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
     let mut lag = source.lag();
     let Some((look, _)) = lag.last_look() else { return (Vec::new(), 0) };
     let spare = look.spare;
+    let counted_on = is_counted_on(look, &source.connector().dsn().application_name);
     let mut wanted = Vec::new();
     let mut elsewhere = Vec::new();
     for (slot, row) in &look.slots {
@@ -165,6 +179,7 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
                 let why = format!("it is of the database {database}, and walgate is connected to {}", look.database);
                 elsewhere.push((slot.clone(), why));
             }
+            _ if counted_on => elsewhere.push((slot.clone(), COUNTED_ON.into())),
             _ => wanted.push(slot.clone()),
         }
     }
@@ -176,16 +191,19 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
 
 /// Copies a slot and follows it, until the consumer's own stream takes its place or the consumer starts another one.
 async fn copy(source: &Source, slot: &SlotName) -> Result<(), CopyError> {
-    let command = source.lag().command(slot).cloned();
+    let (command, named) = {
+        let lag = source.lag();
+        (lag.command(slot).cloned(), lag.assumed_publications().to_vec())
+    };
     let mut too_young = Vec::new();
     loop {
-        let error = match follow_copy(source, slot, command.as_ref(), &too_young).await {
+        let error = match follow_copy(source, slot, command.as_ref(), &named, &too_young).await {
             Err(CopyError::Stream(Failure::Server(error))) if error.code == UNDEFINED_OBJECT => error,
             ended => return ended,
         };
         // A publication is looked up as of the change that is decoded: one that was not there yet is no consumer's.
         let unknown = error.message.split('"').nth(1).map(str::to_owned);
-        match unknown.filter(|name| command.is_none() && !too_young.contains(name)) {
+        match unknown.filter(|name| command.is_none() && named.is_empty() && !too_young.contains(name)) {
             Some(name) => too_young.push(name),
             None => return Err(Failure::Server(error).into()),
         }
@@ -196,15 +214,19 @@ async fn follow_copy(
     source: &Source,
     slot: &SlotName,
     command: Option<&StartReplication>,
+    named: &[String],
     too_young: &[String],
 ) -> Result<(), CopyError> {
     let begin = async {
-        let mut session = source.connector().replication(Walsender::Database).await?;
+        // The host that is looked at: positions of another say nothing about it.
+        let host = source.chosen().ok_or(Failure::SessionAttrs("not known yet"))?;
+        let mut session = source.connector().replication_at(&host, Walsender::Database).await?;
         let (options, assumed) = match command {
             Some(command) => (options_of(command), false),
+            None if !named.is_empty() => (guess(named)?, false),
             None => {
                 let known = session.query(PUBLICATIONS).await?.into_iter().flatten().flatten();
-                guess(&known.filter(|name| !too_young.contains(name)).collect::<Vec<_>>())?
+                (guess(&known.filter(|name| !too_young.contains(name)).collect::<Vec<_>>())?, true)
             }
         };
         let own = own_slot_name("copy");
@@ -232,7 +254,14 @@ async fn follow_copy(
                 let decoded = {
                     let mut lag = source.lag();
                     let restarted = lag.command(slot) != command;
-                    let Some(consumer) = lag.stream(&attachment).filter(|_| !restarted) else { return Ok(()) };
+                    let moved = lag.last_look().is_some_and(|(look, _)| *look.server != *host);
+                    let application = &source.connector().dsn().application_name.clone();
+                    if lag.last_look().is_some_and(|(look, _)| is_counted_on(look, application)) {
+                        return Err(CopyError::CountedOn);
+                    }
+                    let Some(consumer) = lag.stream(&attachment).filter(|_| !restarted && !moved) else {
+                        return Ok(());
+                    };
                     consumer.decoded().unwrap_or_default()
                 };
                 idle_ticks += 1;
@@ -256,6 +285,16 @@ async fn follow_copy(
             }
         }
     }
+}
+
+const COUNTED_ON: &str = "synchronous_standby_names would count the stream of a copy as a synchronous standby, whose \
+    acknowledgements release commits: name the standbys there, and not *";
+
+/// Whether a stream that acknowledges would be taken for a synchronous standby (`SyncRepGetStandbyPriority` in
+/// `syncrep.c`): commits would be released that no standby has. In doubt, yes.
+fn is_counted_on(look: &SourcePoll, application_name: &str) -> bool {
+    let names = look.synchronous_standby_names.to_lowercase();
+    names.contains('*') || (!names.is_empty() && names.contains(&application_name.to_lowercase()))
 }
 
 /// Detaches the copy however it ends.
@@ -329,12 +368,14 @@ const PUBLICATIONS: &str = "SELECT pubname FROM pg_catalog.pg_publication";
 /// What a server says of a publication that was not there yet.
 const UNDEFINED_OBJECT: &str = "42704";
 
-/// The options for a consumer that was not seen to start: all these publications. Where there is but one it is that one.
-fn guess(publications: &[String]) -> Result<(Vec<(String, String)>, bool), CopyError> {
+/// The options for a consumer that was not seen to start: all that it can have asked for.
+fn guess(publications: &[String]) -> Result<Vec<(String, String)>, CopyError> {
     if publications.is_empty() {
         return Err(CopyError::NoPublication);
     }
     let names: Vec<String> = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
-    let options = [("proto_version", "1".to_owned()), ("publication_names", names.join(","))];
-    Ok((options.map(|(name, value)| (name.to_owned(), value)).to_vec(), names.len() > 1))
+    // Messages too: a consumer that asks for them has to take those.
+    let options =
+        [("proto_version", "1".to_owned()), ("messages", "true".to_owned()), ("publication_names", names.join(","))];
+    Ok(options.map(|(name, value)| (name.to_owned(), value)).to_vec())
 }

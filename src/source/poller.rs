@@ -56,8 +56,9 @@ async fn watch(source: &Source, pause: &mut Duration) -> ConnectError {
         let outcome = timeout(DEADLINE, async {
             let seen = looker.look().await?;
             if first {
-                remark(source, &looker).await?;
-                let written = looker.written(seen.history, seen.flushed).await?;
+                let rights = looker.rights().await?;
+                source.set_remarks(looker.remarks(rights));
+                let written = looker.written(rights, seen.history, seen.flushed).await?;
                 source.lag().date(seen.history, written);
             }
             Ok(seen)
@@ -83,15 +84,4 @@ async fn open(source: &Source) -> Result<Looker, ConnectError> {
     source.choose(session.host().clone());
     source.note_version(session.server_version());
     timeout(DEADLINE, Looker::new(session)).await.unwrap_or(Err(Failure::Timeout(DEADLINE).into()))
-}
-
-/// Notes what is not as it should be and keeps walgate from seeing all there is.
-async fn remark(source: &Source, looker: &Looker) -> Result<(), ConnectError> {
-    let mut remarks = Vec::new();
-    if looker.is_relayed() {
-        remarks.push("something between walgate and the server, like a connection pooler, answers its logins: connect it to the server itself");
-    }
-    remarks.extend(looker.missing_rights().await?);
-    source.set_remarks(remarks);
-    Ok(())
 }

@@ -37,6 +37,15 @@ pub enum Walsender {
     Cluster,
 }
 
+impl Walsender {
+    fn session_kind(self) -> SessionKind {
+        match self {
+            Walsender::Database => SessionKind::Logical,
+            Walsender::Cluster => SessionKind::Physical,
+        }
+    }
+}
+
 /// A connection to a walsender that waits for a command.
 #[derive(Debug)]
 pub struct ReplicationSession {
@@ -131,11 +140,18 @@ impl Connector {
     ///
     /// If no host gives a session, with the reason for each.
     pub async fn replication(&self, walsender: Walsender) -> Result<ReplicationSession, ConnectError> {
-        let kind = match walsender {
-            Walsender::Database => SessionKind::Logical,
-            Walsender::Cluster => SessionKind::Physical,
-        };
-        Ok(ReplicationSession { session: self.log_in(kind).await? })
+        Ok(ReplicationSession { session: self.log_in(walsender.session_kind()).await? })
+    }
+}
+
+impl Connector {
+    /// Opens a replication session with this host, to be chosen from [`Dsn::hosts`](super::Dsn::hosts).
+    ///
+    /// # Errors
+    ///
+    /// If the host gives no session.
+    pub async fn replication_at(&self, host: &Host, walsender: Walsender) -> Result<ReplicationSession, ConnectError> {
+        Ok(ReplicationSession { session: self.log_in_at(&[host], walsender.session_kind()).await? })
     }
 }
 

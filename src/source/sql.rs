@@ -86,6 +86,17 @@ impl SqlSession {
         major(self.server_version()?)
     }
 
+    /// Makes names mean the system's: somebody who may create functions in a schema on the search path must not get
+    /// them run by walgate's role. Takes off the limits of the role that would end the session; walgate has its own.
+    pub(super) async fn harden(&self) -> Result<(), tokio_postgres::Error> {
+        self.batch_execute(
+            "SELECT pg_catalog.set_config('search_path', '', false), \
+             pg_catalog.set_config('statement_timeout', '0', false), \
+             pg_catalog.set_config('idle_session_timeout', '0', false)",
+        )
+        .await
+    }
+
     /// Says goodbye and waits until the connection is closed.
     pub async fn close(self) {
         drop(self.client);

@@ -165,12 +165,21 @@ impl Source {
 
     /// Opens connections differently from now on: certificates were read again.
     pub fn set_connector(&self, connector: Connector) {
-        *self.connector.write().unwrap_or_else(PoisonError::into_inner) = connector;
+        let mut known = self.connector.write().unwrap_or_else(PoisonError::into_inner);
+        if known.dsn() != connector.dsn() {
+            *lock(&self.chosen) = None;
+        }
+        *known = connector;
     }
 
     /// The poller has found the host that satisfies `target_session_attrs`. It stays until another is found.
     pub fn choose(&self, host: Host) {
         *lock(&self.chosen) = Some(host);
+    }
+
+    /// The host that the poller found.
+    pub(super) fn chosen(&self) -> Option<Host> {
+        lock(&self.chosen).clone()
     }
 
     /// Opens a connection for a client. Which of several hosts is primary or writable only a login can tell, so
@@ -184,8 +193,7 @@ impl Source {
         if dsn.hosts().len() == 1 || dsn.target_session_attrs == TargetSessionAttrs::Any {
             return connector.open().await;
         }
-        let chosen = lock(&self.chosen).clone();
-        match chosen {
+        match self.chosen() {
             Some(host) => connector.open_host(&host).await,
             None => Err(Failure::SessionAttrs("not known yet").into()),
         }
@@ -231,6 +239,7 @@ impl Source {
         }
         let ask = async {
             let session = self.connector().sql().await.ok()?;
+            session.harden().await.ok()?;
             let row = session.query_one("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", &[&name]).await;
             row.ok()?.try_get(0).ok()
         };

@@ -25,7 +25,13 @@ struct Watched {
 
 impl Watched {
     fn start(dsn: &str, observe: Observe) -> Watched {
+        Watched::start_naming(dsn, observe, &[])
+    }
+
+    /// The same, where consumers that are not there to be asked read these publications.
+    fn start_naming(dsn: &str, observe: Observe, publications: &[&str]) -> Watched {
         let source = Arc::new(Source::new("main", connector(dsn), observe, Duration::from_secs(15)));
+        source.lag().assume_publications(publications.iter().map(ToString::to_string).collect());
         let stop = CancellationToken::new();
         tokio::spawn(watch(Arc::clone(&source), stop.clone()));
         Watched { source, stop }
@@ -140,7 +146,7 @@ async fn an_inactive_slot_is_read_without_moving_it() {
     let report =
         watched.until("s", "a bound", |report| report.observe == Observe::Slot && report.lag.seconds_max > Some(0.0));
     assert_eq!((report.state, report.lag.seconds, report.lag.transactions), (State::Bounded, None, None));
-    assert!(report.observe_reason.unwrap().contains("publications are not known"));
+    assert!(report.observe_reason.unwrap().contains("are not known; in all publications 1 transactions of 2 rows"));
     assert_eq!(
         sql.rows("SELECT restart_lsn, confirmed_flush_lsn FROM pg_replication_slots WHERE NOT temporary"),
         before
@@ -161,6 +167,63 @@ async fn an_inactive_slot_is_read_without_moving_it() {
     sql.run("INSERT INTO other VALUES (2)");
     // Now it has been seen.
     watched.until("s", "one", |report| report.active == Some(false) && report.lag.transactions == Some(1));
+}
+
+/// A function that fits better than the system's would be run with the rights of walgate's role.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_of_others_are_not_run() {
+    let (server, sql) = source_server(14);
+    sql.run("CREATE ROLE app LOGIN");
+    let app = Sql::connect(&format!("{} user=app", server.dsn("postgres")));
+    app.run(
+        "CREATE FUNCTION public.to_jsonb(pg_replication_slots) RETURNS jsonb LANGUAGE plpgsql AS
+         $$ BEGIN ALTER ROLE app SUPERUSER; RETURN '{}'; END $$",
+    );
+    let watched = Watched::start(&server.dsn("postgres"), Observe::Slot);
+    watched.until("s", "it is seen", |_| true);
+    assert_eq!(sql.value("SELECT rolsuper FROM pg_roles WHERE rolname = 'app'"), "f");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_never_a_synchronous_standby() {
+    let (server, sql) = source_server(16);
+    sql.run("INSERT INTO t VALUES (1, 'x')");
+    let watched = Watched::start(&server.dsn("postgres"), Observe::Slot);
+    watched.until("s", "it is followed", |report| report.observe == Observe::Slot);
+    server.reload_with(&[("synchronous_standby_names", "ANY 1 (*)")]).unwrap();
+    let report = watched.until("s", "the copy's end", |report| {
+        report.observe_reason.as_deref().is_some_and(|reason| reason.contains("synchronous_standby_names"))
+    });
+    assert_eq!(report.observe, Observe::Poll);
+    sql.until("SELECT count(*) FROM pg_stat_replication", "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_a_database_in_another_encoding_blinds_nobody() {
+    let (server, sql) = source_server(17);
+    sql.run("CREATE DATABASE latin TEMPLATE template0 ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'");
+    let latin = Sql::connect(&server.dsn("latin"));
+    latin.run("CREATE PUBLICATION \"café\" FOR ALL TABLES");
+    latin.run("SELECT pg_create_logical_replication_slot('l', 'pgoutput')");
+    let session = connector(&server.dsn("latin")).replication(Walsender::Database).await.unwrap();
+    let options = [("proto_version", "1"), ("publication_names", "\"caf\u{e9}\"")];
+    let _stream = session.start_logical(&"l".parse().unwrap(), Lsn::INVALID, &options).await.unwrap();
+    let watched = Watched::start(&server.dsn("postgres"), Observe::Slot);
+    watched.until("l", "it is active", |report| report.active == Some(true));
+    assert_eq!(watched.source.health(), Health::Reached);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_slot_in_the_place_of_one_is_not_taken_for_it() {
+    let (server, sql) = source_server(15);
+    sql.run("SELECT pg_create_logical_replication_slot('behind', 'pgoutput')");
+    sql.run("INSERT INTO t SELECT i, 'x' FROM generate_series(1, 1000) i");
+    sql.run("SELECT pg_replication_slot_advance('s', pg_current_wal_lsn())");
+    let watched = Watched::start(&server.dsn("postgres"), Observe::Poll);
+    watched.until("s", "nothing is behind", |report| report.lag.undecoded_wal_bytes < Some(1000));
+    sql.run("SELECT pg_drop_replication_slot('s'), pg_copy_logical_replication_slot('behind', 's')");
+    let report = watched.until("s", "it is behind", |report| report.lag.undecoded_wal_bytes > Some(50_000));
+    assert_eq!(report.state, State::Bounded);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,6 +282,8 @@ async fn a_slot_of_another_database_is_bounded_and_says_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_of_before_walgate_started_is_dated_by_the_wal_files() {
     let (server, sql) = source_server(17);
+    // Files are dated in whole seconds, and those of before the start do not count.
+    sql.until("SELECT clock_timestamp() > pg_postmaster_start_time() + interval '1 second'", "t");
     sql.run("INSERT INTO t VALUES (1, 'x')");
     for _ in 0..3 {
         sql.run("SELECT pg_switch_wal(); INSERT INTO other SELECT coalesce(max(id), 0) + 1 FROM other");
@@ -252,7 +317,7 @@ async fn a_logical_slot_of_a_standby_is_followed_there() {
             if created.is_finished() { Ok(()) } else { Err(()) }
         });
         sql.run("INSERT INTO t VALUES (1)");
-        let watched = Watched::start(&standby.dsn("postgres"), Observe::Slot);
+        let watched = Watched::start_naming(&standby.dsn("postgres"), Observe::Slot, &["p"]);
         let report = watched.until("s", "one commit", |report| report.lag.transactions == Some(1));
         assert_eq!((report.state, report.observe), (State::Live, Observe::Slot), "PostgreSQL {major}");
     }

@@ -9,7 +9,7 @@ use ratatui::style::Color;
 
 use super::figures::{age, size};
 use crate::config::units::Size;
-use crate::lag::{ConsumerReport, State};
+use crate::lag::{ConsumerReport, Observe, State};
 
 /// What must not be exceeded.
 #[derive(Clone, Copy, Debug, Default)]
@@ -128,7 +128,9 @@ impl Limits {
         }
         if let Some(limit) = self.lag {
             let least = lag.bytes.unwrap_or(0);
-            let most = lag.undecoded_wal_bytes.map(|undecoded| least.saturating_add(undecoded));
+            // Where rows were decoded and are not counted, nobody can tell.
+            let counted = lag.bytes_max.or((report.observe == Observe::Poll).then_some(0));
+            let most = counted.zip(lag.undecoded_wal_bytes).map(|(most, undecoded)| most.saturating_add(undecoded));
             judgement.compare("pending", limit.0, &limit.to_string(), least, most, size);
         }
         judgement

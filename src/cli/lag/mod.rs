@@ -53,6 +53,10 @@ pub(super) struct Args {
     /// A consumer, by its slot; give it again for more [default: all of them]
     #[arg(long, value_name = "NAME")]
     slot: Vec<SlotName>,
+    /// The publication of consumers that are not there to be asked; give it again for more. What waits in a slot that nobody
+    /// reads is counted by it
+    #[arg(long, value_name = "NAME")]
+    publication: Vec<String>,
     /// The most seconds that a consumer may be behind, like 5s
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     max_age: Option<Duration>,
@@ -145,7 +149,7 @@ async fn run(args: &Args, connector: Connector, deadline: Instant) -> io::Result
         Vantage::Slot => Observe::Slot,
         Vantage::Poll => Observe::Poll,
     };
-    let probe = Probe::start(connector, args.slot.clone(), observe, limits);
+    let probe = Probe::start(connector, args.slot.clone(), args.publication.clone(), observe, limits);
     if args.watch {
         return match args.format {
             Format::Table if io::stdout().is_terminal() && io::stdin().is_terminal() => live::run(&probe).await,

@@ -48,11 +48,18 @@ pub(super) struct Answer {
 
 impl Probe {
     /// Begins to look at these slots, or at all of them. Needs to run within a tokio runtime.
-    pub(super) fn start(connector: Connector, wanted: Vec<SlotName>, observe: Observe, limits: Limits) -> Probe {
+    pub(super) fn start(
+        connector: Connector,
+        wanted: Vec<SlotName>,
+        publications: Vec<String>,
+        observe: Observe,
+        limits: Limits,
+    ) -> Probe {
         let source = Arc::new(Source::new(SOURCE, connector, observe, STALE_AFTER));
         if !wanted.is_empty() {
             source.lag().copy_only(wanted.iter().cloned());
         }
+        source.lag().assume_publications(publications);
         let stop = CancellationToken::new();
         tokio::spawn(watch(Arc::clone(&source), stop.clone()));
         Probe { source, wanted, limits, _stop: stop.drop_guard() }

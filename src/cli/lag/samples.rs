@@ -22,6 +22,7 @@ pub(super) fn live(slot: &str, seconds: f64) -> ConsumerReport {
             transactions: Some(3),
             rows: Some(41),
             bytes: Some(41_000),
+            bytes_max: Some(41_000),
             undecoded_wal_bytes: Some(0),
             open_transactions: Some(0),
             open_bytes: Some(0),
