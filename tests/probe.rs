@@ -170,11 +170,11 @@ fn the_status_says_what_is_proven() {
     late(&["--max-lag", "1GB", "--observe", "poll"], 0);
     probe_until(&dsn, &["--slot", "standby", "--max-lag", "1MB"], 1);
 
-    let output = probe_until(&dsn, &["--max-lag", "1MB"], 2).output;
+    let output = probe_until(&dsn, &["--publication", "p", "--max-lag", "1MB"], 2).output;
     assert_eq!(output.lines().last(), Some("CRITICAL (at most 1MB)"), "{output}");
     assert!(output.contains("physical replication is not decoded"), "{output}");
     eventually("an exact figure", || {
-        let outcome = probe_until(&dsn, &["--format", "json"], 0);
+        let outcome = probe_until(&dsn, &["--publication", "p", "--format", "json"], 0);
         let (late, standby) = (outcome.consumer("late"), outcome.consumer("standby"));
         let is = late["state"] == "live" && late["lag"]["rows"] == 2000 && standby["state"] == "bounded";
         if is { Ok(()) } else { Err(outcome) }

@@ -20,7 +20,7 @@ use crate::pgoutput::json::Line;
 use crate::pgoutput::{Decoder, Described};
 use crate::source::dsn::{DsnError, SystemEnvironment};
 use crate::source::replication::{
-    NewSlot, NewSlotKind, ReplicationSession, Snapshot, WalStream, Walsender, own_slot_name,
+    NewSlot, NewSlotKind, ReplicationSession, Snapshot, WalStream, Walsender, is_counted_on, own_slot_name,
 };
 use crate::source::{ConnectError, Connector, Dsn, Failure};
 use crate::time::PgTimestamp;
@@ -107,6 +107,11 @@ enum Error {
         "publication \"{0}\" does not exist in this database; CREATE PUBLICATION it, or correct the name or dbname"
     )]
     NoPublication(String),
+    #[error(
+        "synchronous_standby_names = {0:?} would count this stream as a standby, whose acknowledgements release commits: \
+         name the standbys there, or give another application_name"
+    )]
+    CountedOn(String),
     #[error("{0}")]
     Stream(#[from] Failure),
     #[error("the server sent what is not pgoutput: {0}")]
@@ -147,7 +152,7 @@ async fn tail(args: &Args) -> Result<(), Error> {
     let connector = Connector::new(dsn)?;
     let start = async {
         let session = connector.replication(Walsender::Database).await?;
-        start(args, session).await
+        start(args, &connector.dsn().application_name, session).await
     };
     // Creating a slot waits for others' transactions, so it must be possible to give up on it.
     let mut stream = tokio::select! {
@@ -171,7 +176,7 @@ async fn tail(args: &Args) -> Result<(), Error> {
                     output.flush()?;
                     acked = output.position;
                     idle_ticks = 0;
-                    stream.queue_status(&status(acked));
+                    stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
                 }
             }
             data = stream.next() => {
@@ -193,7 +198,7 @@ async fn tail(args: &Args) -> Result<(), Error> {
                         if keepalive.reply_requested {
                             output.flush()?;
                             acked = output.position;
-                            stream.queue_status(&status(acked));
+                            stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
                         }
                     }
                 }
@@ -203,7 +208,7 @@ async fn tail(args: &Args) -> Result<(), Error> {
         }
     }
     output.flush()?;
-    stream.queue_status(&status(output.position));
+    stream.queue_status(&StatusUpdate::all(output.position, PgTimestamp::now()));
     // Past the deadline, or where the server is gone already, the connection is dropped and the slot with it.
     if let Ok(Ok((session, _))) = timeout(GOODBYE, stream.finish()).await {
         let _ = timeout(GOODBYE, session.close()).await;
@@ -212,7 +217,7 @@ async fn tail(args: &Args) -> Result<(), Error> {
 }
 
 /// Creates the slot and starts to stream from it.
-async fn start(args: &Args, mut session: ReplicationSession) -> Result<WalStream, Error> {
+async fn start(args: &Args, application_name: &str, mut session: ReplicationSession) -> Result<WalStream, Error> {
     let major = session.server_major().unwrap_or(u32::MAX);
     for (option, asked, needed) in [
         ("--two-phase", args.two_phase, 15),
@@ -224,6 +229,10 @@ async fn start(args: &Args, mut session: ReplicationSession) -> Result<WalStream
         if asked && major < needed {
             return Err(Error::Version { option, needed, major });
         }
+    }
+    let standbys = session.show("synchronous_standby_names").await?;
+    if is_counted_on(&standbys, application_name) {
+        return Err(Error::CountedOn(standbys));
     }
     // The server itself would only say so at the first change.
     let known = session.query("SELECT pubname FROM pg_catalog.pg_publication").await?;
@@ -278,16 +287,6 @@ fn is_past(message: &WalMessage<'_>, end: Lsn) -> bool {
     match message {
         WalMessage::XLogData(data) => data.wal_start > end,
         WalMessage::Keepalive(keepalive) => keepalive.wal_end >= end,
-    }
-}
-
-fn status(position: Lsn) -> StatusUpdate {
-    StatusUpdate {
-        write: position,
-        flush: position,
-        apply: position,
-        send_time: PgTimestamp::now(),
-        reply_requested: false,
     }
 }
 

@@ -14,10 +14,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, Failure};
-use super::replication::{Walsender, own_slot_name};
+use super::replication::{Walsender, is_counted_on, own_slot_name};
 use super::watched::Source;
 use crate::ident::SlotName;
-use crate::lag::{Attachment, Consumer, SlotKind, SourcePoll};
+use crate::lag::{Attachment, Consumer, SlotKind};
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 use crate::wire::backend::ErrorFields;
@@ -164,7 +164,7 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
     let mut lag = source.lag();
     let Some((look, _)) = lag.last_look() else { return (Vec::new(), 0) };
     let spare = look.spare;
-    let counted_on = is_counted_on(look, &source.connector().dsn().application_name);
+    let counted_on = is_counted_on(&look.synchronous_standby_names, &source.connector().dsn().application_name);
     let mut wanted = Vec::new();
     let mut elsewhere = Vec::new();
     for (slot, row) in &look.slots {
@@ -255,8 +255,9 @@ async fn follow_copy(
                     let mut lag = source.lag();
                     let restarted = lag.command(slot) != command;
                     let moved = lag.last_look().is_some_and(|(look, _)| *look.server != *host);
-                    let application = &source.connector().dsn().application_name.clone();
-                    if lag.last_look().is_some_and(|(look, _)| is_counted_on(look, application)) {
+                    let connector = source.connector();
+                    let standbys = lag.last_look().map(|(look, _)| look.synchronous_standby_names.as_str());
+                    if standbys.is_some_and(|names| is_counted_on(names, &connector.dsn().application_name)) {
                         return Err(CopyError::CountedOn);
                     }
                     let Some(consumer) = lag.stream(&attachment).filter(|_| !restarted && !moved) else {
@@ -267,7 +268,7 @@ async fn follow_copy(
                 idle_ticks += 1;
                 if decoded > acked || idle_ticks >= 10 {
                     (acked, idle_ticks) = (decoded, 0);
-                    stream.queue_status(&status(acked));
+                    stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
                 }
             }
             piece = stream.next_piece() => {
@@ -280,7 +281,7 @@ async fn follow_copy(
                 };
                 if let Some(decoded) = asked {
                     acked = decoded;
-                    stream.queue_status(&status(acked));
+                    stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
                 }
             }
         }
@@ -289,13 +290,6 @@ async fn follow_copy(
 
 const COUNTED_ON: &str = "synchronous_standby_names would count the stream of a copy as a synchronous standby, whose \
     acknowledgements release commits: name the standbys there, and not *";
-
-/// Whether a stream that acknowledges would be taken for a synchronous standby (`SyncRepGetStandbyPriority` in
-/// `syncrep.c`): commits would be released that no standby has. In doubt, yes.
-fn is_counted_on(look: &SourcePoll, application_name: &str) -> bool {
-    let names = look.synchronous_standby_names.to_lowercase();
-    names.contains('*') || (!names.is_empty() && names.contains(&application_name.to_lowercase()))
-}
 
 /// Detaches the copy however it ends.
 struct Ended<'a> {
@@ -343,16 +337,6 @@ fn error_of(frame: Frame<'_>) -> Failure {
     match frame.whole().and_then(ErrorFields::parse) {
         Ok(fields) => Failure::Server(fields.into()),
         Err(error) => error.into(),
-    }
-}
-
-fn status(position: Lsn) -> StatusUpdate {
-    StatusUpdate {
-        write: position,
-        flush: position,
-        apply: position,
-        send_time: PgTimestamp::now(),
-        reply_requested: false,
     }
 }
 

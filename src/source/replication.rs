@@ -478,6 +478,13 @@ pub fn own_slot_name(purpose: &str) -> SlotName {
     name.parse().expect("lower-case letters, digits and underscores, and few of them")
 }
 
+/// Whether a stream of this application that acknowledges would be taken for a synchronous standby
+/// (`SyncRepGetStandbyPriority` in `syncrep.c`), and release commits that no standby has. In doubt, yes.
+pub fn is_counted_on(synchronous_standby_names: &str, application_name: &str) -> bool {
+    let names = synchronous_standby_names.to_lowercase();
+    names.contains('*') || (!names.is_empty() && names.contains(&application_name.to_lowercase()))
+}
+
 /// A column that must be there and of this type.
 fn column<T: std::str::FromStr>(row: &Row, index: usize, during: &'static str) -> Result<T, Failure> {
     let value = row.get(index).and_then(Option::as_deref);
@@ -532,6 +539,15 @@ mod tests {
             (physical(false), 18, r#""s_1" PHYSICAL"#),
         ] {
             assert_eq!(slot.command(Some(major)), format!("CREATE_REPLICATION_SLOT {expected}"));
+        }
+    }
+
+    #[test]
+    fn a_synchronous_standby_is_named_or_any() {
+        for (names, counted) in
+            [("", false), ("ANY 1 (*)", true), ("a, \"Walgate\"", true), ("FIRST 1 (standby1, standby2)", false)]
+        {
+            assert_eq!(is_counted_on(names, "walgate"), counted, "{names}");
         }
     }
 

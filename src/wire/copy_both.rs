@@ -132,6 +132,11 @@ impl ReceiverMessage {
 }
 
 impl StatusUpdate {
+    /// Everything up to `position` is written, flushed and applied.
+    pub fn all(position: Lsn, send_time: PgTimestamp) -> StatusUpdate {
+        StatusUpdate { write: position, flush: position, apply: position, send_time, reply_requested: false }
+    }
+
     /// Appends the body of a CopyData frame.
     pub fn encode(&self, body: &mut BytesMut) {
         body.put_u8(b'r');
