@@ -1,7 +1,7 @@
 //! From messages to commits: adds up what each transaction changes until it is committed, prepared or
 //! rolled back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
 use crate::ident::{Oid, Xid};
 use crate::lsn::Lsn;
@@ -20,13 +20,14 @@ pub struct PublishedCommit<'a> {
     pub end_lsn: Lsn,
     /// When it was written, by the clock of the server where it was first committed.
     pub commit_ts: PgTimestamp,
-    /// That was another server than the one it is sent from, whose clock may differ.
+    /// That was another server than the one it is sent from, whose clock may differ. Also set where `tables` may hold
+    /// rows of sub-transactions that were rolled back (see [`Transactions::PARTS`]): the commit is not exact.
     pub foreign: bool,
     /// What it changes, each table once.
     pub tables: &'a [(Oid, Volume)],
 }
 
-/// What one transaction or sub-transaction has changed so far.
+/// What the transaction that is being sent, or was finished last, has changed.
 #[derive(Clone, Debug, Default)]
 struct Changes {
     /// It carries anything at all: a row, a Truncate or a transactional message.
@@ -66,13 +67,64 @@ impl Changes {
         self.tables.clear();
         self.places.clear();
     }
+}
 
-    fn merge(&mut self, other: Changes) {
-        self.published |= other.published;
-        for (relation, volume) in other.tables {
-            self.add(relation, volume);
-        }
+/// A transaction that is streamed while in progress.
+#[derive(Clone, Debug, Default)]
+struct Streamed {
+    /// What each (sub-)transaction changes in each table; without rows where it carries only a Truncate or a
+    /// transactional message. One flat map, as there may be hundreds of thousands of sub-transactions of a row each:
+    /// it takes some 50 bytes for each, a map of maps several times that.
+    changes: BTreeMap<(Xid, Oid), Volume>,
+    /// How many of `changes` are of sub-transactions.
+    parts: usize,
+    /// Bytes of all `changes`.
+    bytes: u64,
+    /// The newest sub-transaction whose changes were added to the top-level transaction's, as its distance from that
+    /// one: a sub-transaction's xid is always the later one, though it may have wrapped around.
+    folded: Option<u32>,
+    /// It may count rows of sub-transactions that were rolled back.
+    inexact: bool,
+    /// It was replicated from elsewhere.
+    foreign: bool,
+}
+
+impl Streamed {
+    /// Adds changes of a (sub-)transaction; `true` where that takes memory for one part more.
+    fn add(&mut self, top: Xid, xid: Xid, relation: Oid, volume: Volume) -> bool {
+        let before = self.changes.len();
+        *self.changes.entry((xid, relation)).or_default() += volume;
+        self.bytes += volume.bytes;
+        let grown = xid != top && self.changes.len() > before;
+        self.parts += usize::from(grown);
+        grown
     }
+
+    /// Takes out what a sub-transaction that was rolled back has changed. Each is named on its own: those within it
+    /// have messages of their own.
+    fn abort(&mut self, top: Xid, subxid: Xid) {
+        let of_it = (subxid, Oid(0))..=(subxid, Oid(u32::MAX));
+        while let Some((&key, _)) = self.changes.range(of_it.clone()).next() {
+            self.bytes -= self.changes.remove(&key).unwrap_or_default().bytes;
+            self.parts -= 1;
+        }
+        self.inexact |= self.folded.is_some_and(|newest| distance(top, subxid) <= newest);
+    }
+
+    /// Adds the changes of all sub-transactions to the top-level transaction's.
+    fn fold(&mut self, top: Xid) {
+        let newest = self.changes.keys().map(|(xid, _)| distance(top, *xid)).max();
+        self.folded = self.folded.max(newest);
+        for ((_, relation), volume) in std::mem::take(&mut self.changes) {
+            *self.changes.entry((top, relation)).or_default() += volume;
+        }
+        self.parts = 0;
+    }
+}
+
+/// How much later than the top-level transaction's a sub-transaction's xid is.
+fn distance(top: Xid, xid: Xid) -> u32 {
+    xid.0.wrapping_sub(top.0)
 }
 
 /// The transactions under way on one stream.
@@ -83,20 +135,27 @@ pub struct Transactions {
     current: Changes,
     /// When it was committed, while it is being sent.
     begun: Option<PgTimestamp>,
-    /// Those streamed while in progress, by top-level transaction, then by (sub-)transaction.
-    streamed: HashMap<Xid, HashMap<Xid, Changes>>,
+    /// Those streamed while in progress, by top-level transaction.
+    streamed: HashMap<Xid, Streamed>,
     /// The top-level transaction of the chunk that is being streamed.
     chunk: Option<Xid>,
-    /// The current transaction was replicated from elsewhere; of those streamed, which were.
+    /// The current transaction was replicated from elsewhere, or is not exact.
     foreign: bool,
-    foreign_streamed: HashSet<Xid>,
 }
 
 impl Transactions {
+    /// How many parts (what one sub-transaction changes in one table) are kept apart, over all transactions: some
+    /// 13 MB. Past that, those of the largest transaction become one; if a sub-transaction among them is then rolled
+    /// back, its rows cannot be taken out any more, and the commit is marked as not exact.
+    pub const PARTS: usize = 1 << 18;
+
     /// Takes an Insert, Update or Delete, of `len` bytes from its tag to its end.
     #[inline]
     pub fn row(&mut self, xid: Option<Xid>, relation: Oid, len: u64) {
-        self.changes(xid).row(relation, len);
+        match (self.chunk, xid) {
+            (Some(top), Some(xid)) => self.streamed(top, xid, relation, Volume { rows: 1, bytes: len }),
+            _ => self.current.row(relation, len),
+        }
     }
 
     /// Takes any other message. Returns the commit that it completes, unless nothing was published in it.
@@ -110,13 +169,16 @@ impl Transactions {
             }
             Head::Origin(_) => {
                 match self.chunk {
-                    Some(top) => _ = self.foreign_streamed.insert(top),
+                    Some(top) => self.streamed.entry(top).or_default().foreign = true,
                     None => self.foreign = true,
                 }
                 None
             }
             Head::Truncate { xid } | Head::Message { xid, transactional: true, .. } => {
-                self.changes(xid).published = true;
+                match (self.chunk, xid) {
+                    (Some(top), Some(xid)) => self.streamed(top, xid, Oid(0), Volume::default()),
+                    _ => self.current.published = true,
+                }
                 None
             }
             Head::Commit(commit) => self.finish(commit.commit_lsn, commit.end_lsn, commit.commit_ts),
@@ -148,9 +210,8 @@ impl Transactions {
             Head::StreamAbort(abort) => {
                 if abort.xid == abort.subxid {
                     self.streamed.remove(&abort.xid);
-                    self.foreign_streamed.remove(&abort.xid);
-                } else if let Some(parts) = self.streamed.get_mut(&abort.xid) {
-                    parts.remove(&abort.subxid);
+                } else if let Some(streamed) = self.streamed.get_mut(&abort.xid) {
+                    streamed.abort(abort.xid, abort.subxid);
                 }
                 None
             }
@@ -182,24 +243,30 @@ impl Transactions {
     /// How many transactions have been streamed while in progress and are not finished, and the bytes of
     /// their rows.
     pub fn open(&self) -> (u64, u64) {
-        let changes = self.streamed.values().flat_map(HashMap::values);
-        let bytes = changes.flat_map(|changes| &changes.tables).map(|(_, volume)| volume.bytes).sum();
+        let bytes = self.streamed.values().map(|streamed| streamed.bytes).sum();
         (self.streamed.len() as u64, bytes)
     }
 
-    fn changes(&mut self, xid: Option<Xid>) -> &mut Changes {
-        match (self.chunk, xid) {
-            (Some(top), Some(xid)) => self.streamed.entry(top).or_default().entry(xid).or_default(),
-            _ => &mut self.current,
+    fn streamed(&mut self, top: Xid, xid: Xid, relation: Oid, volume: Volume) {
+        let grown = self.streamed.entry(top).or_default().add(top, xid, relation, volume);
+        if grown
+            && self.streamed.values().map(|streamed| streamed.parts).sum::<usize>() > Self::PARTS
+            && let Some((top, largest)) = self.streamed.iter_mut().max_by_key(|(_, streamed)| streamed.parts)
+        {
+            largest.fold(*top);
         }
     }
 
     /// Makes a streamed transaction the one to be finished. It ends outside of any other.
     fn take_streamed(&mut self, xid: Xid) {
+        let streamed = self.streamed.remove(&xid).unwrap_or_default();
         self.current.clear();
-        self.foreign = self.foreign_streamed.remove(&xid);
-        for part in self.streamed.remove(&xid).into_iter().flat_map(HashMap::into_values) {
-            self.current.merge(part);
+        self.foreign = streamed.foreign || streamed.inexact;
+        self.current.published = !streamed.changes.is_empty();
+        for ((_, relation), volume) in streamed.changes {
+            if volume.rows > 0 {
+                self.current.add(relation, volume);
+            }
         }
     }
 
@@ -213,6 +280,8 @@ impl Transactions {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::pgoutput::{Commit, CommitPrepared, Origin, StreamAbort, StreamCommit, StreamStart};
@@ -373,6 +442,128 @@ mod tests {
         ] {
             feed(&mut transactions, &[message]);
             assert_eq!(transactions.at_commit_boundary(), boundary, "{message:?}");
+        }
+    }
+
+    /// Streams one transaction with this many sub-transactions of a row each, xids from 6.
+    fn stream_sub_transactions(transactions: &mut Transactions, count: u32) {
+        feed(transactions, &[start(5)]);
+        for xid in 6..6 + count {
+            transactions.row(Some(Xid(xid)), Oid(1), 10);
+            // The limit holds at every moment, whatever is streamed.
+            assert!(transactions.streamed.values().all(|streamed| streamed.parts <= Transactions::PARTS));
+        }
+        feed(transactions, &[Head::StreamStop]);
+    }
+
+    fn finished(transactions: &mut Transactions) -> (bool, u64) {
+        let commit = transactions.steer(&stream_commit(5)).expect("it has rows");
+        (commit.foreign, commit.tables.iter().map(|(_, volume)| volume.rows).sum())
+    }
+
+    #[test]
+    fn very_many_sub_transactions_take_bounded_memory_and_lose_no_row() {
+        let mut transactions = Transactions::default();
+        stream_sub_transactions(&mut transactions, 400_000);
+        let kept: usize = transactions.streamed.values().map(|streamed| streamed.changes.len()).sum();
+        // A full leaf is some 11/6 of what is in it, after insertion in order.
+        assert!(kept * size_of::<((Xid, Oid), Volume)>() * 11 / 6 < 20_000_000, "{kept}");
+        assert_eq!(transactions.open(), (1, 4_000_000));
+        assert_eq!(finished(&mut transactions), (false, 400_000));
+    }
+
+    #[test]
+    fn a_rollback_among_very_many_sub_transactions_is_exact_or_marked() {
+        let mut transactions = Transactions::default();
+        stream_sub_transactions(&mut transactions, 400_000);
+        feed(&mut transactions, &[abort(5, 400_000)]);
+        assert_eq!(finished(&mut transactions), (false, 399_999));
+        stream_sub_transactions(&mut transactions, 400_000);
+        feed(&mut transactions, &[abort(5, 6)]);
+        assert_eq!(finished(&mut transactions), (true, 400_000));
+        assert!(transactions.streamed.is_empty());
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    enum Step {
+        /// Rows of one (sub-)transaction in one table; none is a Truncate.
+        Chunk {
+            top: u32,
+            sub: u32,
+            table: u32,
+            rows: u64,
+        },
+        Abort {
+            top: u32,
+            sub: u32,
+        },
+        Finish {
+            top: u32,
+            prepare: bool,
+        },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        // Near the end of the range of xids, so that some wrap around.
+        let top = || (0..3u32).prop_map(|n| (u32::MAX - 15).wrapping_add(n * 10));
+        prop_oneof![
+            6 => (top(), 0..6u32, 1..4u32, 0..4u64).prop_map(|(top, sub, table, rows)| {
+                Step::Chunk { top, sub: top.wrapping_add(sub), table, rows }
+            }),
+            3 => (top(), 0..6u32).prop_map(|(top, sub)| Step::Abort { top, sub: top.wrapping_add(sub) }),
+            1 => (top(), any::<bool>()).prop_map(|(top, prepare)| Step::Finish { top, prepare }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_stream_adds_up_as_a_map_of_maps_does(steps in prop::collection::vec(step(), 0..80)) {
+            type Model = BTreeMap<u32, BTreeMap<u32, BTreeMap<u32, u64>>>;
+            let (mut model, mut transactions) = (Model::new(), Transactions::default());
+            for step in steps {
+                match step {
+                    Step::Chunk { top, sub, table, rows } => {
+                        let part = model.entry(top).or_default().entry(sub).or_default();
+                        let mut messages = vec![start(top)];
+                        if rows == 0 {
+                            messages.push(Head::Truncate { xid: Some(Xid(sub)) });
+                        } else {
+                            *part.entry(table).or_default() += rows;
+                            messages.extend((0..rows).map(|_| insert(Some(sub), table)));
+                        }
+                        messages.push(Head::StreamStop);
+                        prop_assert!(feed(&mut transactions, &messages).is_empty());
+                    }
+                    Step::Abort { top, sub } => {
+                        if top == sub {
+                            model.remove(&top);
+                        } else if let Some(parts) = model.get_mut(&top) {
+                            parts.remove(&sub);
+                        }
+                        prop_assert!(feed(&mut transactions, &[abort(top, sub)]).is_empty());
+                    }
+                    Step::Finish { top, prepare } => {
+                        let parts = model.remove(&top).unwrap_or_default();
+                        let mut sums = BTreeMap::<u32, u64>::new();
+                        for (table, rows) in parts.values().flatten() {
+                            *sums.entry(*table).or_default() += rows;
+                        }
+                        let sums = sums.into_iter().map(|(table, rows)| (table, rows, rows * 10)).collect::<Vec<_>>();
+                        let expected = (!parts.is_empty()).then_some(sums);
+                        let ended = Prepare {
+                            prepare_lsn: Lsn(50), end_lsn: Lsn(60), prepare_ts: TS, xid: Xid(top), gid: b"g",
+                        };
+                        let end = if prepare { Head::StreamPrepare(ended) } else { stream_commit(top) };
+                        prop_assert_eq!(feed(&mut transactions, &[end]), Vec::from_iter(expected));
+                    }
+                }
+                let rows = model.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).sum::<u64>();
+                prop_assert_eq!(transactions.open(), (model.len() as u64, rows * 10));
+                for streamed in transactions.streamed.iter() {
+                    let parts = streamed.1.changes.keys().filter(|(xid, _)| xid != streamed.0).count();
+                    prop_assert_eq!(streamed.1.parts, parts);
+                }
+            }
         }
     }
 }
