@@ -273,8 +273,10 @@ impl Consumer {
 
     fn read(&mut self, reading: Reading) {
         self.reading = reading;
-        // The server decodes anew from the restart position; what it had read before does not count.
+        // The server decodes anew from the restart position; what it had read before does not count. It sends everything
+        // again that is not acknowledged.
         self.decoded = Lsn::INVALID;
+        self.doubt = Lsn::INVALID;
         self.asked = None;
         self.said_sent = None;
         self.hindrance = None;

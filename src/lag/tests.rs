@@ -442,6 +442,19 @@ fn a_slot_that_has_gone_back_is_in_doubt_until_its_consumer_is_through() {
 }
 
 #[test]
+fn a_stream_that_starts_after_a_slot_has_gone_back_is_followed() {
+    let mut bench = Bench::new();
+    bench.look(0, 500, confirmed(400));
+    bench.keepalive(0, 500);
+    bench.look(1, 500, confirmed(300));
+    bench.stream = bench.lag.attach("s".parse().unwrap(), SlotKind::Logical, "here", None);
+    bench.transaction(2, 350);
+    bench.keepalive(2, 500);
+    let report = bench.report(2);
+    assert_eq!((report.state, report.observe, report.lag.transactions), (State::Live, Observe::Proxy, Some(1)));
+}
+
+#[test]
 fn a_standby_that_was_set_up_anew_is_as_far_as_it_says() {
     let mut bench = Bench::new();
     bench.lag.stream(&bench.stream).unwrap().detach();
