@@ -20,18 +20,15 @@ use crate::pgoutput::json::Line;
 use crate::pgoutput::{Decoder, Described};
 use crate::source::dsn::{DsnError, SystemEnvironment};
 use crate::source::replication::{
-    NewSlot, NewSlotKind, ReplicationSession, Snapshot, WalStream, Walsender, is_counted_on, own_slot_name,
+    NewSlot, NewSlotKind, Progress, ReplicationSession, Snapshot, WalStream, Walsender, is_counted_on, own_slot_name,
+    publication_names,
 };
 use crate::source::{ConnectError, Connector, Dsn, Failure};
-use crate::time::PgTimestamp;
 use crate::wire::DecodeError;
-use crate::wire::copy_both::{StatusUpdate, WalMessage, XLogData};
+use crate::wire::copy_both::{WalMessage, XLogData};
 
 /// No host gave a session.
 const UNREACHABLE: u8 = 4;
-
-/// How often the server hears how far this is, if it is any further; ten times as long if not.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the end of the stream may take, which waits for a transaction under way.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -161,9 +158,9 @@ async fn tail(args: &Args) -> Result<(), Error> {
         _ = interrupt.recv() => return Ok(()),
     };
 
-    let mut ticks = interval(STATUS_INTERVAL);
+    let mut ticks = interval(Progress::INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut acked, mut idle_ticks) = (Lsn::INVALID, 0);
+    let mut progress = Progress::default();
     loop {
         tokio::select! {
             biased;
@@ -171,12 +168,9 @@ async fn tail(args: &Args) -> Result<(), Error> {
             _ = interrupt.recv() => break,
             // Before the data: a stream without a pause is acknowledged as well.
             _ = ticks.tick() => {
-                idle_ticks += 1;
-                if output.position > acked || idle_ticks >= 10 {
+                if progress.is_due(output.position) {
                     output.flush()?;
-                    acked = output.position;
-                    idle_ticks = 0;
-                    stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
+                    stream.queue_status(&progress.report(output.position));
                 }
             }
             data = stream.next() => {
@@ -197,8 +191,7 @@ async fn tail(args: &Args) -> Result<(), Error> {
                         output.position = output.position.max(keepalive.wal_end);
                         if keepalive.reply_requested {
                             output.flush()?;
-                            acked = output.position;
-                            stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
+                            stream.queue_status(&progress.report(output.position));
                         }
                     }
                 }
@@ -208,7 +201,7 @@ async fn tail(args: &Args) -> Result<(), Error> {
         }
     }
     output.flush()?;
-    stream.queue_status(&StatusUpdate::all(output.position, PgTimestamp::now()));
+    stream.queue_status(&progress.report(output.position));
     // Past the deadline, or where the server is gone already, the connection is dropped and the slot with it.
     if let Ok(Ok((session, _))) = timeout(GOODBYE, stream.finish()).await {
         let _ = timeout(GOODBYE, session.close()).await;
@@ -253,8 +246,6 @@ async fn start(args: &Args, application_name: &str, mut session: ReplicationSess
     let created = session.create_slot(&slot).await?;
     tracing::info!(slot = %slot.name, from = %created.consistent_point, "following");
 
-    let publications: Vec<String> =
-        args.publication.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
     let lowest = match (args.streaming, args.two_phase) {
         (Streaming::Parallel, _) => 4,
         (_, true) => 3,
@@ -263,7 +254,7 @@ async fn start(args: &Args, application_name: &str, mut session: ReplicationSess
     };
     let mut options = vec![
         ("proto_version", args.proto_version.unwrap_or(lowest).to_string()),
-        ("publication_names", publications.join(",")),
+        ("publication_names", publication_names(&args.publication)),
     ];
     for (name, asked) in [("binary", args.binary), ("messages", args.messages), ("two_phase", args.two_phase)] {
         if asked {
@@ -355,6 +346,7 @@ impl Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::PgTimestamp;
 
     #[test]
     fn the_end_is_reached_by_a_change_behind_it_or_a_keepalive_at_it() {

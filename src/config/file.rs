@@ -193,16 +193,17 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
             let problem = format!("name: there are two sources named {:?}", section.name.as_ref());
             return Err(failed(at(section.name.span()), problem));
         }
-        if let Some(listen) = &section.listen
-            && let Some(http) = http.as_ref().filter(|http| listen.as_ref().to_string() == http.listen.to_string())
-        {
-            return Err(failed(at(listen.span()), format!("listen: {} is where HTTP is answered", http.listen)));
-        }
-        if let Some(listen) = &section.listen
-            && !addresses.insert(listen.as_ref().to_string())
-        {
-            let problem = format!("listen: {} is another source's already", listen.as_ref());
-            return Err(failed(at(listen.span()), problem));
+        if let Some(listen) = &section.listen {
+            let address = listen.as_ref().to_string();
+            let taken = if http.as_ref().is_some_and(|http| http.listen.to_string() == address) {
+                Some("where HTTP is answered")
+            } else {
+                addresses.contains(&address).then_some("another source's already")
+            };
+            if let Some(whose) = taken {
+                return Err(failed(at(listen.span()), format!("listen: {address} is {whose}")));
+            }
+            addresses.insert(address);
         }
         let name = section.name.into_inner();
         let files = (section.tls_cert.as_ref().map(here), section.tls_key.as_ref().map(here));

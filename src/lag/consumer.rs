@@ -13,7 +13,6 @@ use crate::wire::DecodeError;
 use crate::wire::copy_both::{Keepalive, StatusUpdate, XLogData};
 
 use super::clock::ServerClock;
-use super::estimate::{Estimate, Look};
 use super::latency::AckLatency;
 use super::pace::{Mark, Pace};
 use super::poll::SlotRow;
@@ -388,11 +387,6 @@ impl Consumer {
     /// Seconds since the server was last heard on the stream.
     pub(super) fn last_frame_age(&self, now: Instant) -> Option<Duration> {
         self.last_frame.map(|at| now.saturating_duration_since(at))
-    }
-
-    /// The estimate, from what was seen on its stream or its copy's and in the last look that counts.
-    pub(super) fn estimate(&self, look: Option<&Look<'_>>, stale_after: Duration, now: Instant) -> Estimate {
-        Estimate::of(self, look, stale_after, now)
     }
 
     /// What is pending in each table, most rows first.

@@ -11,6 +11,7 @@ use super::consumer::{Consumer, Copied, Reading, Untapped};
 use super::poll::{SlotRow, SourcePoll};
 use super::report::{Lag, Observe, SlotKind, Stage, State};
 use super::timeline::Pending;
+use super::transactions::Transactions;
 
 /// How long a look at the source vouches that nothing is undecoded: the poller looks once a second.
 const VOUCHES: Duration = Duration::from_secs(3);
@@ -58,6 +59,7 @@ pub(super) struct Estimate {
 }
 
 impl Estimate {
+    /// From what was seen on its stream or its copy's, and in the last look that counts.
     pub(super) fn of(consumer: &Consumer, look: Option<&Look<'_>>, stale_after: Duration, now: Instant) -> Estimate {
         if let Some(row) = look.and_then(|look| look.row).filter(|row| row.is_lost()) {
             let why = row.invalidation_reason.as_deref().unwrap_or("it fell too far behind");
@@ -77,8 +79,8 @@ impl Estimate {
             {
                 by_stream(consumer, look, decoded, stale_after, now)
             }
-            (Reading::Copy(_, copied, _), Some(look), Some(decoded)) if look.at >= copied.at => {
-                by_copy(consumer, look, decoded, *copied)
+            (Reading::Copy(_, copied, transactions), Some(look), Some(decoded)) if look.at >= copied.at => {
+                by_copy(consumer, look, decoded, *copied, transactions)
             }
             (_, Some(look), _) => by_positions(consumer, look),
             (Reading::Stream(..), None, _) => unknown(State::Unknown, Observe::Proxy, None),
@@ -161,8 +163,13 @@ fn by_stream(
 }
 
 /// From a copy of its slot: exact at the moment of the last look, where the copy is decoded up to there.
-fn by_copy(consumer: &Consumer, look: &Look<'_>, decoded: Lsn, copied: Copied) -> Estimate {
-    let Reading::Copy(_, _, transactions) = &consumer.reading else { return by_positions(consumer, look) };
+fn by_copy(
+    consumer: &Consumer,
+    look: &Look<'_>,
+    decoded: Lsn,
+    copied: Copied,
+    transactions: &Transactions,
+) -> Estimate {
     let server_now = look.poll.server_time;
     let pending = consumer.timeline.pending(look.poll.flushed);
     let undecoded = look.poll.flushed.bytes_since(decoded);

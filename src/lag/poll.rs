@@ -42,8 +42,8 @@ pub struct SourcePoll {
     pub server_time: PgTimestamp,
     /// Slots and walsenders that are free, whichever are fewer.
     pub spare: u32,
-    /// `synchronous_standby_names`
-    pub synchronous_standby_names: String,
+    /// Whether `synchronous_standby_names` would count a stream of walgate's own.
+    pub counts_us: bool,
     /// The rows of `pg_replication_slots`, but for walgate's own.
     pub slots: BTreeMap<SlotName, SlotRow>,
 }

@@ -12,7 +12,7 @@ use crate::wire::command::StartReplication;
 
 use super::clock::WalClock;
 use super::consumer::{Consumer, Copied};
-use super::estimate::Look;
+use super::estimate::{Estimate, Look};
 use super::events::{Conditions, Event};
 use super::latency::AckLatency;
 use super::poll::{History, SlotRow, SourcePoll};
@@ -293,7 +293,7 @@ impl SourceLag {
             counts.then(|| Look { poll, row: poll.slots.get(slot), at: *at, age, wal: &self.wal })
         });
         let row = fresh.as_ref().and_then(|look| look.row);
-        let estimate = consumer.estimate(fresh.as_ref(), self.stale_after, now);
+        let estimate = Estimate::of(consumer, fresh.as_ref(), self.stale_after, now);
         let reason = estimate.reason.or_else(|| match (estimate.observe, self.observe) {
             _ if estimate.state == State::Live => None,
             (Observe::Poll, Observe::Proxy) => Some("its stream does not pass the proxy".into()),

@@ -70,7 +70,7 @@ impl Bench {
             flushed: Lsn(flushed),
             server_time: at(1000 + second as i64),
             spare: 8,
-            synchronous_standby_names: String::new(),
+            counts_us: false,
             slots: BTreeMap::from([("s".parse().unwrap(), row)]),
         };
         self.lag.poll(poll, self.time(second));

@@ -6,6 +6,7 @@ use tokio_postgres::types::PgLsn;
 use tokio_postgres::{Row, Statement};
 
 use super::error::{ConnectError, Failure, ServerError};
+use super::replication::is_counted_on;
 use super::sql::SqlSession;
 use crate::ident::SlotName;
 use crate::lag::{History, Reader, SlotKind, SlotRow, SourcePoll};
@@ -34,7 +35,7 @@ const LOOK: &str = r"
                current_database()::text AS connected, pg_backend_pid() AS backend,
                least(current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots),
                      current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_replication)) AS spare,
-               current_setting('synchronous_standby_names') AS synchronous
+               current_setting('synchronous_standby_names') AS synchronous, current_setting('application_name') AS us
         FROM (SELECT pg_is_in_recovery() AS standby) AS recovery)
     SELECT server.*, slot.slot_name::text, slot.slot_type, slot.plugin::text, textsend(slot.database::text), slot.temporary,
            slot.two_phase, slot.active, slot.active_pid, slot.restart_lsn, slot.confirmed_flush_lsn, slot.wal_status,
@@ -222,7 +223,7 @@ fn read_server(row: &Row, session: &SqlSession) -> Result<SourcePoll, tokio_post
         flushed: lsn(row.try_get("flushed")?),
         server_time: PgTimestamp(row.try_get("server_time")?),
         spare: u32::try_from(row.try_get::<_, i64>("spare")?).unwrap_or(0),
-        synchronous_standby_names: row.try_get("synchronous")?,
+        counts_us: is_counted_on(row.try_get("synchronous")?, row.try_get("us")?),
         slots: Default::default(),
     })
 }

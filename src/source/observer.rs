@@ -14,15 +14,14 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::{ConnectError, Failure};
-use super::replication::{Walsender, is_counted_on, own_slot_name};
+use super::replication::{Progress, Walsender, own_slot_name, publication_names};
 use super::watched::Source;
 use crate::ident::SlotName;
 use crate::lag::{Attachment, Consumer, SlotKind};
 use crate::lsn::Lsn;
-use crate::time::PgTimestamp;
 use crate::wire::backend::ErrorFields;
 use crate::wire::command::{Mode, StartReplication};
-use crate::wire::copy_both::{StatusUpdate, WalMessage, XLOG_DATA_HEADER};
+use crate::wire::copy_both::{WalMessage, XLOG_DATA_HEADER};
 use crate::wire::{DecodeError, Frame, FrameReader};
 
 /// Copies at the same time: each takes a walsender, a slot and a reading of the WAL.
@@ -36,9 +35,6 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// After a failure, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-
-/// How often the server hears how far the copy is, if it is any further; ten times as long if not.
-const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes kept of a message: the longest heads of pgoutput's, and an error's text.
 const KEEP: usize = 4096;
@@ -164,7 +160,6 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
     let mut lag = source.lag();
     let Some((look, _)) = lag.last_look() else { return (Vec::new(), 0) };
     let spare = look.spare;
-    let counted_on = is_counted_on(&look.synchronous_standby_names, &source.connector().dsn().application_name);
     let mut wanted = Vec::new();
     let mut elsewhere = Vec::new();
     for (slot, row) in &look.slots {
@@ -179,7 +174,7 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
                 let why = format!("it is of the database {database}, and walgate is connected to {}", look.database);
                 elsewhere.push((slot.clone(), why));
             }
-            _ if counted_on => elsewhere.push((slot.clone(), COUNTED_ON.into())),
+            _ if look.counts_us => elsewhere.push((slot.clone(), COUNTED_ON.into())),
             _ => wanted.push(slot.clone()),
         }
     }
@@ -243,9 +238,9 @@ async fn follow_copy(
     source.want_look();
 
     let mut reader = FrameReader::new(KEEP);
-    let mut ticks = interval(STATUS_INTERVAL);
+    let mut ticks = interval(Progress::INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut acked, mut idle_ticks) = (Lsn::INVALID, 0);
+    let mut progress = Progress::default();
     loop {
         tokio::select! {
             biased;
@@ -254,10 +249,9 @@ async fn follow_copy(
                 let decoded = {
                     let mut lag = source.lag();
                     let restarted = lag.command(slot) != command;
-                    let moved = lag.last_look().is_some_and(|(look, _)| *look.server != *host);
-                    let connector = source.connector();
-                    let standbys = lag.last_look().map(|(look, _)| look.synchronous_standby_names.as_str());
-                    if standbys.is_some_and(|names| is_counted_on(names, &connector.dsn().application_name)) {
+                    let look = lag.last_look().map(|(look, _)| look);
+                    let moved = look.is_some_and(|look| *look.server != *host);
+                    if look.is_some_and(|look| look.counts_us) {
                         return Err(CopyError::CountedOn);
                     }
                     let Some(consumer) = lag.stream(&attachment).filter(|_| !restarted && !moved) else {
@@ -265,10 +259,8 @@ async fn follow_copy(
                     };
                     consumer.decoded().unwrap_or_default()
                 };
-                idle_ticks += 1;
-                if decoded > acked || idle_ticks >= 10 {
-                    (acked, idle_ticks) = (decoded, 0);
-                    stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
+                if progress.is_due(decoded) {
+                    stream.queue_status(&progress.report(decoded));
                 }
             }
             piece = stream.next_piece() => {
@@ -280,8 +272,7 @@ async fn follow_copy(
                     asked.then(|| consumer.decoded().unwrap_or_default())
                 };
                 if let Some(decoded) = asked {
-                    acked = decoded;
-                    stream.queue_status(&StatusUpdate::all(acked, PgTimestamp::now()));
+                    stream.queue_status(&progress.report(decoded));
                 }
             }
         }
@@ -357,9 +348,11 @@ fn guess(publications: &[String]) -> Result<Vec<(String, String)>, CopyError> {
     if publications.is_empty() {
         return Err(CopyError::NoPublication);
     }
-    let names: Vec<String> = publications.iter().map(|name| format!("\"{}\"", name.replace('"', "\"\""))).collect();
     // Messages too: a consumer that asks for them has to take those.
-    let options =
-        [("proto_version", "1".to_owned()), ("messages", "true".to_owned()), ("publication_names", names.join(","))];
+    let options = [
+        ("proto_version", "1".to_owned()),
+        ("messages", "true".to_owned()),
+        ("publication_names", publication_names(publications)),
+    ];
     Ok(options.map(|(name, value)| (name.to_owned(), value)).to_vec())
 }
