@@ -92,7 +92,6 @@ pub(super) fn main(args: &Args) -> ExitCode {
 
 /// Returns whether all went as it should.
 fn run(args: &Args) -> Result<bool, Error> {
-    // Until the signals are handled one of them ends this process, and the servers' watchdogs do the rest.
     let installation = match scratch::newest() {
         Some(installation) => installation,
         None => {
@@ -100,6 +99,10 @@ fn run(args: &Args) -> Result<bool, Error> {
             scratch::obtain(18)?
         }
     };
+    // Before there is anything to be left behind: a signal while the servers start waits until they have.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut interrupt, mut terminate) = runtime
+        .block_on(async { Ok::<_, io::Error>((signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)) })?;
     say(&format!("Starting two servers of PostgreSQL {} …", installation.version()))?;
     // The servers run as the user who tries this out: others on the machine must not get in.
     let password = format!("{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1));
@@ -111,14 +114,12 @@ fn run(args: &Args) -> Result<bool, Error> {
     });
     let (source, target) = (source?, target?);
 
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
         tokio::select! {
-            outcome = tell(args, &source, &target) => outcome,
+            biased;
             _ = interrupt.recv() => interrupted(args),
             _ = terminate.recv() => interrupted(args),
+            outcome = tell(args, &source, &target) => outcome,
         }
     })
 }
@@ -391,7 +392,7 @@ impl Story<'_> {
             _ => " not known yet".to_owned(),
         };
         let line = format!("{phase:<12}{:>6} orders   behind:{behind}", self.orders);
-        self.screen.line(&line)?;
+        self.screen.line(phase, &line)?;
         Ok(consumer)
     }
 }
@@ -399,7 +400,8 @@ impl Story<'_> {
 /// One line that is written over again where there is a terminal, else a line a second.
 struct Screen {
     terminal: bool,
-    printed: Option<Instant>,
+    /// The phase that was shown last, and when.
+    printed: Option<(String, Instant)>,
 }
 
 impl Screen {
@@ -407,14 +409,19 @@ impl Screen {
         Screen { terminal: io::stdout().is_terminal(), printed: None }
     }
 
-    fn line(&mut self, line: &str) -> io::Result<()> {
+    /// The state of things: on a terminal in place, else once a second and whenever a phase begins.
+    fn line(&mut self, phase: &str, line: &str) -> io::Result<()> {
         if self.terminal {
             let mut output = io::stdout();
             write!(output, "\r\x1b[2K{line}")?;
             output.flush()?;
-        } else if self.printed.is_none_or(|printed| printed.elapsed() >= Duration::from_secs(1)) {
+        } else if self
+            .printed
+            .as_ref()
+            .is_none_or(|(shown, at)| shown != phase || at.elapsed() >= Duration::from_secs(1))
+        {
             say(line)?;
-            self.printed = Some(Instant::now());
+            self.printed = Some((phase.to_owned(), Instant::now()));
         }
         Ok(())
     }
