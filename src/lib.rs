@@ -7,6 +7,7 @@ pub mod console;
 pub mod daemon;
 pub mod http;
 pub mod ident;
+pub mod identity;
 pub mod lag;
 pub mod lsn;
 pub mod pgoutput;

@@ -1,6 +1,7 @@
 //! The command line: one file a subcommand. Each turns its flags into what the library takes, and its outcome
 //! into the exit status that scripts rely on.
 
+mod check;
 mod demo;
 mod lag;
 mod manual;
@@ -17,6 +18,9 @@ use crate::telemetry;
 
 /// A configuration or a command line that cannot be used (`EX_USAGE` of sysexits).
 const BAD_CONFIG: u8 = 64;
+
+/// The server cannot be reached, or does not answer.
+const UNREACHABLE: u8 = 4;
 
 /// What clap exits with on a command line that it does not understand.
 const USAGE: u8 = 2;
@@ -35,6 +39,8 @@ enum Command {
     Run(run::Args),
     /// Tell how far behind each consumer of a source is, once or live
     Lag(lag::Args),
+    /// Find published tables that will break somebody, and mend them
+    Check(check::Args),
     /// Print the changes of publications as they come, decoded, from a temporary slot
     Tail(tail::Args),
     /// See all of it work, on throw-away servers
@@ -55,7 +61,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ if arguments.get(1).is_some_and(|command| command == "run" || command == "lag") => BAD_CONFIG.into(),
+                _ if arguments
+                    .get(1)
+                    .is_some_and(|command| command == "run" || command == "lag" || command == "check") =>
+                {
+                    BAD_CONFIG.into()
+                }
                 _ => USAGE.into(),
             };
         }
@@ -64,7 +75,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // What is shown of the demo must not be written across.
         Command::Demo(_) => "warn",
         // What goes wrong is the answer.
-        Command::Lag(_) => "error",
+        Command::Lag(_) | Command::Check(_) => "error",
         _ => "info",
     };
     if let Err(error) = telemetry::init_logs(level) {
@@ -74,6 +85,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Lag(args) => lag::main(&args),
+        Command::Check(args) => check::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Completions(args) => manual::completions(&args, &mut Cli::command()),

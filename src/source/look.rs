@@ -15,7 +15,7 @@ use crate::time::PgTimestamp;
 use crate::wire::command::{Command, StartReplication};
 
 /// The oldest major version that is understood.
-const OLDEST: u32 = 14;
+pub(super) const OLDEST: u32 = 14;
 
 /// How walgate's own slots begin: temporary ones, which are nobody's lag.
 pub(super) const OWN_SLOTS: &str = "walgate_";

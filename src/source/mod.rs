@@ -5,6 +5,8 @@
 //! opens a [`Stream`]: bare, as the proxy wants it, or logged in as a [`replication`] or [`sql`] session. Nothing here
 //! waits without a deadline unless the user asked for it (`connect_timeout=0`), and nothing prints a password.
 
+mod auditor;
+pub mod catalog;
 mod channel;
 mod connect;
 pub mod dsn;
@@ -29,19 +31,21 @@ pub use query::Row;
 pub use secret::Secret;
 pub use sessions::{Introduction, Session, SessionGuard, Sessions, relayed};
 pub use stream::Stream;
-pub use watched::{Health, Source, SourceReport};
+pub use watched::{AuditReport, Health, Source, SourceReport};
 
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::identity::Scope;
 use crate::lag::Observe;
 
 /// Watches a source until `stop`: looks at it once a second, and follows copies of slots where that is how it is
 /// observed.
 pub async fn watch(source: Arc<Source>, stop: CancellationToken) {
     let copies = source.lag().observe() == Observe::Slot;
-    tokio::join!(poller::poll(&source, &stop), async {
+    let scope = Scope::default();
+    tokio::join!(poller::poll(&source, &stop), auditor::audit(&source, &scope, &stop), async {
         if copies {
             observer::follow(&source, &stop).await;
         }

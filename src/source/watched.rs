@@ -1,17 +1,19 @@
 //! A source as the daemon holds it: how to reach it, what is known of its consumers, whether it answers.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
 
+use super::catalog::Audited;
 use super::connect::{Connected, Connector};
 use super::dsn::{Host, TargetSessionAttrs};
 use super::error::{ConnectError, Failure};
 use super::sessions::Sessions;
+use crate::identity::Scope;
 use crate::lag::{Event, Observe, SourceLag, SourcePoll};
 use crate::lsn::Lsn;
 
@@ -30,11 +32,27 @@ pub struct Source {
     look_wanted: Notify,
     looks: watch::Sender<()>,
     events: broadcast::Sender<Event>,
+    /// Wakes the auditor before its time.
+    audit_wanted: Notify,
+    audits: watch::Sender<Option<Arc<AuditReport>>>,
     /// The host that satisfies `target_session_attrs`, as the poller found it.
     chosen: Mutex<Option<Host>>,
     sessions: Sessions,
     /// Whether a database of some name is there, and when that was found out.
     asked: tokio::sync::Mutex<Option<(Instant, String, Option<bool>)>>,
+}
+
+/// What an audit found, of what, and when.
+#[derive(Clone, Debug)]
+pub struct AuditReport {
+    /// The catalog, what the values of tables showed, and how both were judged.
+    pub audited: Audited,
+    /// By which rules.
+    pub scope: Scope,
+    /// When it was begun.
+    pub begun: Instant,
+    /// The same, by this machine's clock.
+    pub observed_at: SystemTime,
 }
 
 /// How long asking for a database may take, and how long the answer holds.
@@ -74,6 +92,8 @@ impl Source {
             look_wanted: Notify::new(),
             looks: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENTS),
+            audit_wanted: Notify::new(),
+            audits: watch::Sender::new(None),
             chosen: Mutex::new(None),
             sessions: Sessions::default(),
             asked: tokio::sync::Mutex::default(),
@@ -145,6 +165,26 @@ impl Source {
             let _ = self.events.send(event);
         }
         self.looks.send_replace(());
+    }
+
+    /// Asks for an audit before its time: the stream, or somebody, says that the schema has changed.
+    pub fn want_audit(&self) {
+        self.audit_wanted.notify_one();
+    }
+
+    /// Waits until an audit is asked for. Cancel-safe.
+    pub(super) async fn audit_wanted(&self) {
+        self.audit_wanted.notified().await;
+    }
+
+    /// The audits: the newest one, and what comes.
+    pub fn audits(&self) -> watch::Receiver<Option<Arc<AuditReport>>> {
+        self.audits.subscribe()
+    }
+
+    /// Takes an audit.
+    pub(super) fn take_audit(&self, audit: AuditReport) {
+        self.audits.send_replace(Some(Arc::new(audit)));
     }
 
     pub(super) fn note_version(&self, version: Option<&str>) {

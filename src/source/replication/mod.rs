@@ -407,6 +407,33 @@ pub fn publication_names(names: &[String]) -> String {
     names.iter().map(|name| Quoted(name).to_string()).collect::<Vec<_>>().join(",")
 }
 
+/// The publications that a consumer has named so, read as the server reads them (`SplitIdentifierString` in `varlena.c`).
+pub fn listed_publications(names: &str) -> Vec<String> {
+    let mut publications = Vec::new();
+    let mut rest = names.trim_start();
+    while !rest.is_empty() {
+        let name = if let Some(mut quoted) = rest.strip_prefix('"') {
+            let mut name = String::new();
+            loop {
+                let Some((part, behind)) = quoted.split_once('"') else { return publications };
+                name.push_str(part);
+                match behind.strip_prefix('"') {
+                    Some(more) => (name, quoted) = (name + "\"", more),
+                    None => break rest = behind,
+                }
+            }
+            name
+        } else {
+            let (name, _) = rest.split_once(',').unwrap_or((rest, ""));
+            rest = rest.get(name.len()..).unwrap_or_default();
+            name.trim_end().to_lowercase()
+        };
+        publications.push(name);
+        rest = rest.trim_start().strip_prefix(',').unwrap_or_default().trim_start();
+    }
+    publications
+}
+
 /// Whether a stream of this application that acknowledges would be taken for a synchronous standby
 /// (`SyncRepGetStandbyPriority` in `syncrep.c`), and release commits that no standby has. In doubt, yes.
 pub fn is_counted_on(synchronous_standby_names: &str, application_name: &str) -> bool {

@@ -1,0 +1,239 @@
+//! SQL that mends a finding: statements that can be run, twice too, and templates where a person must choose.
+
+use std::fmt;
+
+use super::catalog::{Column, ColumnNumber, Index, Publication, Relation};
+use crate::ident::{Identifier, TableName};
+
+/// What mends a finding, in the order in which it is to be run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mend {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// One statement.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Step {
+    /// What it does, or what there is to choose, in a line or more.
+    pub comment: String,
+    /// The statement, without the semicolon.
+    pub sql: String,
+    /// How it can be run.
+    pub run: Run,
+}
+
+/// How a statement can be run.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Run {
+    /// As it is: running it again changes nothing.
+    Again,
+    /// As long as this condition does not hold, which it does from then on.
+    Unless(String),
+    /// As it is, and outside of a transaction.
+    Alone,
+    /// Not before somebody has completed it.
+    Template,
+}
+
+impl Mend {
+    /// One statement that can be run again.
+    pub(super) fn one(comment: impl Into<String>, sql: String) -> Mend {
+        Mend { steps: vec![Step { comment: comment.into(), sql, run: Run::Again }] }
+    }
+
+    /// A template.
+    pub(super) fn template(comment: impl Into<String>, sql: String) -> Mend {
+        Mend { steps: vec![Step { comment: comment.into(), sql, run: Run::Template }] }
+    }
+
+    /// This, and then that.
+    #[must_use]
+    pub(super) fn then(mut self, next: Mend) -> Mend {
+        self.steps.extend(next.steps);
+        self
+    }
+
+    /// The same, not to be run before a template that it depends on.
+    #[must_use]
+    pub(super) fn deferred(mut self) -> Mend {
+        self.steps.iter_mut().for_each(|step| step.run = Run::Template);
+        self
+    }
+
+    /// Whether it mends all by itself.
+    pub fn is_complete(&self) -> bool {
+        !self.steps.is_empty() && self.steps.iter().all(|step| step.run != Run::Template)
+    }
+}
+
+/// A line a statement; what must be completed is a comment.
+impl fmt::Display for Mend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, step) in self.steps.iter().enumerate() {
+            let newline = if number > 0 { "\n" } else { "" };
+            match step.run {
+                Run::Template => write!(f, "{newline}-- {};  -- {}", step.sql, step.comment.replace('\n', " "))?,
+                _ => write!(f, "{newline}{};", step.sql)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Names a table's rows by an index that is there.
+pub(super) fn use_index(table: &Relation, index: &Index) -> Mend {
+    if index.primary {
+        return use_primary_key(table);
+    }
+    let name = table.table_name();
+    let sql = format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}", Identifier(&index.name));
+    Mend::one(format!("Rows of {name} are named by a unique index that is there."), sql)
+}
+
+/// Names a table's rows by its primary key.
+pub(super) fn use_primary_key(table: &Relation) -> Mend {
+    let name = table.table_name();
+    Mend::one(
+        format!("Rows of {name} are named by its primary key."),
+        format!("ALTER TABLE {name} REPLICA IDENTITY DEFAULT"),
+    )
+}
+
+/// Names a table's rows by all of their columns.
+pub(super) fn use_full(table: &Relation) -> Mend {
+    let name = table.table_name();
+    Mend::one(
+        format!(
+            "Nothing else names the rows of {name}: whole old rows then. A primary key is better: subscribers before \
+             PostgreSQL 16 look through the whole table for each row."
+        ),
+        format!("ALTER TABLE {name} REPLICA IDENTITY FULL"),
+    )
+}
+
+/// Makes columns the primary key. The index of a large table is built without keeping writers out.
+pub(super) fn add_primary_key(table: &Relation, columns: &[&Column], concurrently: bool, because: &str) -> Mend {
+    let name = table.table_name();
+    let list = list(columns);
+    let comment = format!("{name} gets a primary key: {because}.");
+    let unless = Run::Unless(has_primary_key(&name));
+    if !concurrently {
+        let sql = format!("ALTER TABLE {name} ADD PRIMARY KEY ({list})");
+        return Mend { steps: vec![Step { comment, sql, run: unless }] };
+    }
+    let index = index_name(table, "pkey");
+    let build = build_index(table, &index, columns);
+    let sql = format!("ALTER TABLE {name} ADD CONSTRAINT {index} PRIMARY KEY USING INDEX {index}");
+    build.then(Mend { steps: vec![Step { comment, sql, run: unless }] })
+}
+
+/// Makes an index that is there the primary key's.
+pub(super) fn promote_index(table: &Relation, index: &Index, because: &str) -> Mend {
+    let name = table.table_name();
+    let comment = format!("{name} gets a primary key: {because}.");
+    let sql = format!("ALTER TABLE {name} ADD PRIMARY KEY USING INDEX {}", Identifier(&index.name));
+    Mend { steps: vec![Step { comment, sql, run: Run::Unless(has_primary_key(&name)) }] }
+}
+
+/// Forbids nulls in columns.
+pub(super) fn forbid_nulls(table: &Relation, columns: &[&Column]) -> Mend {
+    let name = table.table_name();
+    let nullable = columns.iter().filter(|column| !column.not_null);
+    let actions: Vec<String> =
+        nullable.map(|column| format!("ALTER COLUMN {} SET NOT NULL", Identifier(&column.name))).collect();
+    let sql = format!("ALTER TABLE {name} {}", actions.join(", "));
+    Mend::one(format!("{name} has no nulls there now, and takes none from now on."), sql)
+}
+
+/// Replaces the deferrable constraint of an index by one that is not.
+pub(super) fn undefer(table: &Relation, index: &Index, columns: &[&Column], concurrently: bool) -> Mend {
+    let name = table.table_name();
+    let Some(constraint) = &index.constraint else { return Mend::default() };
+    let (constraint, list) = (Identifier(constraint), list(columns));
+    let comment = format!(
+        "The key of {name} is checked row by row from now on: a deferrable one names no rows. Statements that swap keys \
+         within a transaction no longer work."
+    );
+    let unless = Run::Unless(format!(
+        "EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = {}::pg_catalog.regclass AND indisprimary AND indimmediate)",
+        literal(&name.to_string())
+    ));
+    let drop = format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} PRIMARY KEY");
+    if !concurrently {
+        return Mend { steps: vec![Step { comment, sql: format!("{drop} ({list})"), run: unless }] };
+    }
+    let new = index_name(table, "pkey_immediate");
+    let build = build_index(table, &new, columns);
+    build.then(Mend { steps: vec![Step { comment, sql: format!("{drop} USING INDEX {new}"), run: unless }] })
+}
+
+/// Names rows by a key together with more columns, by an index of its own.
+pub(super) fn widen_identity(table: &Relation, columns: &[&Column], concurrently: bool) -> Mend {
+    let name = table.table_name();
+    let index = index_name(table, "identity");
+    let build = if concurrently {
+        build_index(table, &index, columns)
+    } else {
+        let sql = format!("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {name} ({})", list(columns));
+        Mend::one(format!("The key of {name}, and what the publication's WHERE uses."), sql)
+    };
+    build.then(Mend::one(
+        format!("Rows of {name} are named by both."),
+        format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index}"),
+    ))
+}
+
+/// Sets an option of a publication.
+pub(super) fn set_publication(publication: &Publication, option: &str, comment: impl Into<String>) -> Mend {
+    Mend::one(comment, format!("ALTER PUBLICATION {} SET ({option})", Identifier(&publication.name)))
+}
+
+/// A unique index, built while the table is written to. What an attempt that failed left behind goes first.
+fn build_index(table: &Relation, index: &str, columns: &[&Column]) -> Mend {
+    let name = table.table_name();
+    let qualified = literal(&format!("{}.{index}", Identifier(&table.schema)));
+    let left_over = Step {
+        comment: "What an attempt that failed has left behind.".into(),
+        sql: format!("DROP INDEX {}.{index}", Identifier(&table.schema)),
+        run: Run::Unless(format!(
+            "NOT EXISTS (SELECT FROM pg_catalog.pg_index WHERE NOT indisvalid AND indexrelid = \
+             pg_catalog.to_regclass({qualified}))"
+        )),
+    };
+    let build = Step {
+        comment: format!("{name} is large: the index is built while it is written to."),
+        sql: format!("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {name} ({})", list(columns)),
+        run: Run::Alone,
+    };
+    Mend { steps: vec![left_over, build] }
+}
+
+/// A name for an index of a table, of at most 63 bytes, as an SQL identifier.
+fn index_name(table: &Relation, suffix: &str) -> String {
+    let most = 63 - suffix.len() - 1;
+    let end = (0..=most.min(table.name.len())).rev().find(|end| table.name.is_char_boundary(*end)).unwrap_or(0);
+    let stem = table.name.get(..end).unwrap_or_default();
+    Identifier(&format!("{stem}_{suffix}")).to_string()
+}
+
+fn has_primary_key(table: &TableName) -> String {
+    let table = literal(&table.to_string());
+    format!("EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = {table}::pg_catalog.regclass AND indisprimary)")
+}
+
+/// The names of columns, as SQL needs them.
+pub(super) fn list(columns: &[&Column]) -> String {
+    columns.iter().map(|column| Identifier(&column.name).to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// The columns of these numbers; none where one is an expression.
+pub(super) fn columns<'a>(table: &'a Relation, numbers: &[ColumnNumber]) -> Option<Vec<&'a Column>> {
+    numbers.iter().map(|number| table.column(*number)).collect()
+}
+
+/// A text as an SQL literal, whatever `standard_conforming_strings` is.
+pub(super) fn literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if text.contains('\\') { format!("E'{}'", doubled.replace('\\', r"\\")) } else { format!("'{doubled}'") }
+}

@@ -1,0 +1,64 @@
+//! Which tables a publication really publishes, and as what.
+
+use std::collections::BTreeMap;
+
+use crate::ident::Oid;
+
+use super::catalog::{Catalog, ColumnNumber, Publication, PublishedTable, Relation, RelationKind};
+
+/// A table whose rows a publication publishes: an ordinary one, or a leaf of a partitioned one.
+#[derive(Clone, Copy, Debug)]
+pub struct Published<'a> {
+    /// The publication.
+    pub publication: &'a Publication,
+    /// The table that holds the rows, and whose replica identity counts.
+    pub table: &'a Relation,
+    /// The table that subscribers see: with `publish_via_partition_root` the topmost one that is published.
+    pub shown_as: &'a Relation,
+    /// What the publication says of the table that subscribers see, where it names it: column list and filter.
+    pub entry: Option<&'a PublishedTable>,
+}
+
+impl Catalog {
+    /// What a publication publishes, in the order of OIDs. As `pg_get_publication_tables` and `pg_partition_tree` tell it;
+    /// but these look at the newest state of each table, and fail where one is dropped meanwhile.
+    pub fn published<'a>(&'a self, publication: &'a Publication) -> Vec<Published<'a>> {
+        let entries: BTreeMap<Oid, &PublishedTable> =
+            publication.tables.iter().map(|table| (table.relation, table)).collect();
+        let is_named = |relation: &Relation| {
+            publication.all_tables
+                || entries.contains_key(&relation.oid)
+                || publication.schemas.contains(&relation.schema)
+        };
+        let leaves =
+            self.relations.values().filter(|table| table.kind == RelationKind::Table && table.is_publishable());
+        let published = leaves.filter_map(|table| {
+            let ancestors = self.ancestors(table);
+            let topmost = ancestors.iter().rev().copied().find(|ancestor| is_named(ancestor));
+            if topmost.is_none() && !is_named(table) {
+                return None;
+            }
+            let shown_as = topmost.filter(|_| publication.via_root).unwrap_or(table);
+            Some(Published { publication, table, shown_as, entry: entries.get(&shown_as.oid).copied() })
+        });
+        published.collect()
+    }
+}
+
+impl Published<'_> {
+    /// The columns that subscribers see.
+    pub fn published_columns(&self) -> Vec<ColumnNumber> {
+        let columns = self.shown_as.columns.iter().filter(|column| self.publishes(&column.name));
+        columns.map(|column| column.number).collect()
+    }
+
+    /// Whether a column of the table is published, by its name: subscribers see the topmost table's. Generated columns are
+    /// only where a column list names them, or PostgreSQL 18's `publish_generated_columns` includes them.
+    pub fn publishes(&self, column: &str) -> bool {
+        let Some(shown) = self.shown_as.column_named(column) else { return false };
+        match self.entry.and_then(|entry| entry.columns.as_ref()) {
+            Some(list) => list.contains(&shown.number),
+            None => shown.generated.is_none_or(|kind| kind == 's' && self.publication.generated == Some('s')),
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! The rules: each one item with its id, its severity, what it says and a pure function that finds where it does not hold.
+
+mod pglogical;
+mod postgres;
+mod zero;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+use serde::Serialize;
+
+use super::catalog::{Catalog, Publication, Relation};
+use super::finding::{Audit, Finding, Severity};
+use super::key::{self, Evidence, Question, Survey};
+use super::mend::Mend;
+use super::publish::Published;
+use crate::ident::Oid;
+
+/// Whose rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuleSet {
+    /// PostgreSQL's own, which always hold.
+    Postgres,
+    /// Those of Rocicorp's zero-cache.
+    Zero,
+    /// Those of the extension pglogical.
+    Pglogical,
+}
+
+impl FromStr for RuleSet {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<RuleSet, Self::Err> {
+        match text {
+            "postgres" => Ok(RuleSet::Postgres),
+            "zero" => Ok(RuleSet::Zero),
+            "pglogical" => Ok(RuleSet::Pglogical),
+            _ => Err("expected zero or pglogical"),
+        }
+    }
+}
+
+/// What is looked at, and by which rules.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Besides PostgreSQL's own.
+    pub rule_sets: BTreeSet<RuleSet>,
+    /// The publications of one consumer; all there are if none is named.
+    pub publications: Vec<String>,
+}
+
+/// A rule.
+pub struct Rule {
+    /// As findings, metrics and webhooks name it.
+    pub id: &'static str,
+    /// Whose it is.
+    pub set: RuleSet,
+    /// How bad it is if it does not hold.
+    pub severity: Severity,
+    /// When it does not hold.
+    pub holds_when: &'static str,
+    /// What the user meets then.
+    pub consequence: &'static str,
+    check: fn(&View<'_>, &mut Found<'_>),
+}
+
+/// What a rule looks at.
+struct View<'a> {
+    catalog: &'a Catalog,
+    survey: &'a Survey,
+    scope: &'a Scope,
+    /// The publications that are looked at.
+    publications: Vec<&'a Publication>,
+    /// What they publish.
+    published: Vec<Published<'a>>,
+    /// What zero-cache's publications publish.
+    zero: Vec<Published<'a>>,
+    zero_publications: Vec<&'a Publication>,
+}
+
+/// What a rule has found.
+struct Found<'a> {
+    rule: &'a Rule,
+    findings: &'a mut Vec<Finding>,
+}
+
+impl Found<'_> {
+    /// A table as a publication publishes it.
+    fn published(&mut self, published: &Published<'_>, message: String, mend: Option<Mend>) {
+        self.add(Some(published.table), Some(published.publication), message, mend);
+    }
+
+    fn add(
+        &mut self,
+        table: Option<&Relation>,
+        publication: Option<&Publication>,
+        message: String,
+        mend: Option<Mend>,
+    ) {
+        self.findings.push(Finding {
+            rule: self.rule.id,
+            severity: self.rule.severity,
+            table: table.map(Relation::table_name),
+            publication: publication.map(|publication| publication.name.to_string()),
+            message,
+            mend: mend.filter(|mend| !mend.steps.is_empty()),
+        });
+    }
+}
+
+impl<'a> View<'a> {
+    fn new(catalog: &'a Catalog, survey: &'a Survey, scope: &'a Scope) -> View<'a> {
+        let is_meant = |publication: &&Publication| {
+            scope.publications.is_empty() || scope.publications.iter().any(|name| **name == *publication.name)
+        };
+        let publications: Vec<&Publication> = catalog.publications.iter().filter(is_meant).collect();
+        let published = publications.iter().flat_map(|publication| catalog.published(publication)).collect();
+        let zero_publications = match scope.rule_sets.contains(&RuleSet::Zero) {
+            true => zero::publications(catalog, scope),
+            false => Vec::new(),
+        };
+        let zero = zero_publications.iter().flat_map(|publication| catalog.published(publication)).collect();
+        View { catalog, survey, scope, publications, published, zero, zero_publications }
+    }
+
+    /// Whether zero-cache gets the table too, so that what mends it must do for zero-cache.
+    fn is_for_zero(&self, table: &Relation) -> bool {
+        self.zero.iter().any(|published| published.table.oid == table.oid)
+    }
+
+    /// Whether an index of it is built without keeping writers out.
+    fn is_large(&self, table: &Relation) -> bool {
+        self.survey.get(&table.oid).is_some_and(Evidence::is_large)
+    }
+
+    /// Those who stream several publications at once, and which.
+    fn consumers(&self) -> impl Iterator<Item = (String, Vec<&'a Publication>)> {
+        let named = Some(("The consumer".to_owned(), &self.scope.publications)).filter(|(_, names)| !names.is_empty());
+        let seen = self.catalog.consumers.iter();
+        let seen = seen.map(|consumer| (format!("The consumer of slot {}", consumer.slot), &consumer.publications));
+        named.into_iter().chain(seen).map(|(who, names)| {
+            let publications = self.catalog.publications.iter();
+            (who, publications.filter(|publication| names.iter().any(|name| **name == *publication.name)).collect())
+        })
+    }
+}
+
+/// Judges a catalog. What the values of tables showed decides which keys are proposed.
+pub fn audit(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Audit {
+    let view = View::new(catalog, survey, scope);
+    let mut findings = Vec::new();
+    for rule in all().filter(|rule| rule.set == RuleSet::Postgres || scope.rule_sets.contains(&rule.set)) {
+        (rule.check)(&view, &mut Found { rule, findings: &mut findings });
+    }
+    findings.sort_by(|a, b| {
+        let key = |finding: &Finding| (finding.table.clone(), std::cmp::Reverse(finding.severity), finding.rule);
+        key(a).cmp(&key(b)).then_with(|| a.publication.cmp(&b.publication))
+    });
+    findings.dedup();
+    let tables: BTreeSet<Oid> = view.published.iter().chain(&view.zero).map(|published| published.table.oid).collect();
+    Audit { findings, tables: tables.len() }
+}
+
+/// The tables whose values decide how they can be mended, with the columns to look at.
+pub fn questions(catalog: &Catalog, scope: &Scope) -> Vec<Question> {
+    let survey = Survey::new();
+    let view = View::new(catalog, &survey, scope);
+    let mut tables: BTreeMap<Oid, &Relation> = BTreeMap::new();
+    let named = view.published.iter().filter(|published| published.publication.needs_identity()).chain(&view.zero);
+    tables.extend(named.map(|published| (published.table.oid, published.table)));
+    let sets = catalog.replication_sets.iter().filter(|_| scope.rule_sets.contains(&RuleSet::Pglogical));
+    let sets = sets.flat_map(|set| &set.tables).filter_map(|table| catalog.relations.get(table));
+    tables.extend(sets.map(|table| (table.oid, table)));
+    let questions = tables.into_values().filter_map(|table| key::question(catalog, table));
+    questions.map(|question| (question.table, question)).collect::<BTreeMap<_, _>>().into_values().collect()
+}
+
+/// All rules.
+pub fn all() -> impl Iterator<Item = &'static Rule> {
+    postgres::RULES.iter().chain(zero::RULES).chain(pglogical::RULES)
+}

@@ -1,0 +1,5 @@
+//! What pglogical demands of a table in a replication set.
+
+use super::Rule;
+
+pub(super) static RULES: &[Rule] = &[];

@@ -1,0 +1,470 @@
+//! What PostgreSQL itself demands of a published table. Sources: `CheckCmdReplicaIdentity` in `execReplication.c`,
+//! `pub_rf_contains_invalid_column` and `pub_contains_invalid_column` in `publicationcmds.c`, `pgoutput.c`, and the
+//! manual's chapter "Logical Replication".
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Found, Rule, RuleSet, View};
+use crate::ident::{Identifier, Oid};
+use crate::identity::catalog::{ColumnNumber, IdentitySetting, Missing, Publication, RelationKind, ReplicaIdentity};
+use crate::identity::finding::Severity::{Error, Info, Warning};
+use crate::identity::key;
+use crate::identity::mend::{self, Mend};
+use crate::identity::publish::Published;
+
+pub(super) static RULES: &[Rule] = &[
+    Rule {
+        id: "pg/no-identity",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "the replica identity is DEFAULT, and there is no primary key",
+        consequence: "the application's own writes fail: cannot update table \"t\" because it does not have a replica \
+                      identity and publishes updates",
+        check: |view, found| missing(view, found, |missing| matches!(missing, Missing::PrimaryKey)),
+    },
+    Rule {
+        id: "pg/identity-nothing",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "REPLICA IDENTITY NOTHING",
+        consequence: "the same",
+        check: |view, found| missing(view, found, |missing| matches!(missing, Missing::Nothing)),
+    },
+    Rule {
+        id: "pg/identity-index-missing",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "REPLICA IDENTITY USING INDEX, and that index is gone or not valid",
+        consequence: "the same",
+        check: |view, found| missing(view, found, |missing| matches!(missing, Missing::Index)),
+    },
+    Rule {
+        id: "pg/deferrable-key",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "the replica identity is DEFAULT, and the primary key is DEFERRABLE",
+        consequence: "the same, though a primary key is there",
+        check: |view, found| missing(view, found, |missing| matches!(missing, Missing::Deferrable(_))),
+    },
+    Rule {
+        id: "pg/column-list-misses-identity",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "a column list leaves out columns of the replica identity, or the identity is FULL",
+        consequence: "the application's own writes fail: Column list used by the publication does not cover the replica \
+                      identity.",
+        check: column_list_misses_identity,
+    },
+    Rule {
+        id: "pg/row-filter-misses-identity",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "a publication's WHERE uses a column that is not part of the replica identity",
+        consequence: "the application's own writes fail: Column used in the publication WHERE expression is not part of \
+                      the replica identity.",
+        check: row_filter_misses_identity,
+    },
+    Rule {
+        id: "pg/generated-identity",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "PostgreSQL 18: a column of the replica identity is generated and not published",
+        consequence: "the application's own writes fail: Replica identity must not contain unpublished generated columns.",
+        check: generated_identity,
+    },
+    Rule {
+        id: "pg/column-lists-differ",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "publications of one consumer list different columns of one table",
+        consequence: "the consumer's stream fails: cannot use different column lists for table \"t\" in different \
+                      publications",
+        check: column_lists_differ,
+    },
+    Rule {
+        id: "pg/publication-missing",
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "a publication that was named, or that a consumer streams, does not exist",
+        consequence: "the consumer's stream fails: publication \"p\" does not exist; from PostgreSQL 18 on it goes on \
+                      without what the publication would publish",
+        check: publication_missing,
+    },
+    Rule {
+        id: "pg/publication-empty",
+        set: RuleSet::Postgres,
+        severity: Warning,
+        holds_when: "a publication publishes no table",
+        consequence: "the stream stays silent",
+        check: publication_empty,
+    },
+    Rule {
+        id: "pg/identity-full",
+        set: RuleSet::Postgres,
+        severity: Warning,
+        holds_when: "REPLICA IDENTITY FULL",
+        consequence: "whole old rows in the WAL; subscribers before PostgreSQL 16 look through the whole table for each \
+                      row; rows with a column that cannot be compared (json, point, xml) are never found",
+        check: identity_full,
+    },
+    Rule {
+        id: "pg/not-published",
+        set: RuleSet::Postgres,
+        severity: Info,
+        holds_when: "a table, materialized view, foreign or unlogged table or sequence of the published schemas, or a \
+                     large object, is carried by no publication",
+        consequence: "it is missing on the target after a cutover",
+        check: not_published,
+    },
+];
+
+/// Tables of which the server says this, where it matters.
+fn missing(view: &View<'_>, found: &mut Found<'_>, is: fn(Missing<'_>) -> bool) {
+    for published in &view.published {
+        if let ReplicaIdentity::Missing(why) = published.table.replica_identity()
+            && published.publication.needs_identity()
+            && is(why)
+        {
+            let mend = key::plan(view.catalog, view.survey, published.table, view.is_for_zero(published.table));
+            let but = match why {
+                Missing::PrimaryKey => "It has no primary key",
+                Missing::Deferrable(_) => "Its primary key is deferrable, which names no rows",
+                Missing::Index => "The index of its REPLICA IDENTITY USING INDEX is gone or not valid",
+                Missing::Nothing => "It has REPLICA IDENTITY NOTHING",
+            };
+            found.published(published, format!("{but}, so {}", refused(published)), Some(mend));
+        }
+    }
+}
+
+/// Which writes fail, and how.
+fn refused(published: &Published<'_>) -> String {
+    let (name, publication) = (&published.table.name, published.publication);
+    let tail = "because it does not have a replica identity and publishes";
+    match (publication.update, publication.delete) {
+        (true, true) => {
+            format!("the application's own UPDATE and DELETE fail: cannot update table \"{name}\" {tail} updates")
+        }
+        (true, false) => format!("the application's own UPDATE fails: cannot update table \"{name}\" {tail} updates"),
+        _ => format!("the application's own DELETE fails: cannot delete from table \"{name}\" {tail} deletes"),
+    }
+}
+
+/// The writes that a publication makes fail.
+fn writes(publication: &Publication) -> &'static str {
+    match (publication.update, publication.delete) {
+        (true, true) => "UPDATE and DELETE fail",
+        (true, false) => "UPDATE fails",
+        _ => "DELETE fails",
+    }
+}
+
+fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
+    for published in view.published.iter().filter(|published| published.publication.needs_identity()) {
+        let Some(list) = published.entry.and_then(|entry| entry.columns.as_ref()) else { continue };
+        let (left_out, mend) = match published.table.replica_identity() {
+            ReplicaIdentity::Missing(_) => continue,
+            ReplicaIdentity::Full => {
+                let covered = |index: &&_| identity_columns(published, index).all(|(number, _)| list.contains(&number));
+                let key = published.table.keys().into_iter().find(covered);
+                (
+                    "the replica identity is FULL, all columns".to_owned(),
+                    key.map(|key| mend::use_index(published.table, key)),
+                )
+            }
+            ReplicaIdentity::Index(index) => {
+                let left_out: Vec<String> = identity_columns(published, index)
+                    .filter(|(number, _)| !list.contains(number))
+                    .map(|(_, name)| Identifier(name).to_string())
+                    .collect();
+                if left_out.is_empty() {
+                    continue;
+                }
+                (format!("the replica identity has {} besides", left_out.join(", ")), None)
+            }
+        };
+        let mend = mend.unwrap_or_else(|| {
+            let (name, table) = (Identifier(&published.publication.name), published.shown_as.table_name());
+            Mend::template(
+                "Publish the columns of the replica identity too; subscribers need them in their table. With a WHERE, repeat it.",
+                format!(
+                    "BEGIN; ALTER PUBLICATION {name} DROP TABLE {table}; ALTER PUBLICATION {name} ADD TABLE {table} \
+                     (<columns>); COMMIT"
+                ),
+            )
+        });
+        let message = format!(
+            "The publication lists columns of it, but {left_out}, so the application's own {}: Column list used by the \
+             publication does not cover the replica identity.",
+            writes(published.publication)
+        );
+        found.published(published, message, Some(mend));
+    }
+}
+
+/// The columns of an index by their names, with their numbers in the table that subscribers see.
+fn identity_columns<'a>(
+    published: &'a Published<'a>,
+    index: &'a crate::identity::catalog::Index,
+) -> impl Iterator<Item = (ColumnNumber, &'a str)> {
+    index.columns.iter().filter_map(|number| published.table.column(*number)).map(|column| {
+        let shown = published.shown_as.column_named(&column.name);
+        (shown.map_or(0, |shown| shown.number), &*column.name)
+    })
+}
+
+fn row_filter_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
+    for published in view.published.iter().filter(|published| published.publication.needs_identity()) {
+        let Some(used) = published.entry.and_then(|entry| entry.filtered_by.as_ref()) else { continue };
+        let used: Vec<&str> =
+            used.iter().filter_map(|number| published.shown_as.column(*number)).map(|column| &*column.name).collect();
+        let index = match published.table.replica_identity() {
+            ReplicaIdentity::Full => continue,
+            ReplicaIdentity::Index(index) => Some(index),
+            ReplicaIdentity::Missing(_) => None,
+        };
+        let names = |index, name: &&str| identity_columns(published, index).any(|(_, column)| column == *name);
+        let outside: Vec<&str> =
+            used.iter().filter(|name| !index.is_some_and(|index| names(index, name))).copied().collect();
+        if outside.is_empty() {
+            continue;
+        }
+        let list: Vec<String> = outside.iter().map(|name| Identifier(name).to_string()).collect();
+        let message = format!(
+            "The publication's WHERE uses {}, outside the replica identity, so the application's own {}: Column used in \
+             the publication WHERE expression is not part of the replica identity.",
+            list.join(", "),
+            writes(published.publication)
+        );
+        found.published(published, message, index.map(|_| identity_with(view, published, &used)));
+    }
+}
+
+/// Names rows by a key and these columns.
+fn identity_with(view: &View<'_>, published: &Published<'_>, used: &[&str]) -> Mend {
+    let table = published.table;
+    let keys = table.keys();
+    let columns_of =
+        |index: &&&_| used.iter().all(|name| identity_columns(published, index).any(|(_, column)| column == *name));
+    if let Some(key) = keys.iter().find(columns_of) {
+        return mend::use_index(table, key);
+    }
+    let mut wide: Vec<_> = keys.first().and_then(|key| mend::columns(table, &key.columns)).unwrap_or_default();
+    let more = used.iter().filter_map(|name| table.column_named(name));
+    wide.extend(more.filter(|column| !wide.iter().any(|known| known.number == column.number)).collect::<Vec<_>>());
+    if wide.iter().all(|column| column.not_null && column.generated.is_none()) {
+        return mend::widen_identity(table, &wide, view.is_large(table));
+    }
+    if view.is_for_zero(table) || published.entry.is_some_and(|entry| entry.columns.is_some()) {
+        let comment =
+            "Forbid nulls in the columns that WHERE uses, and run the check again; or leave them out of WHERE.";
+        let nullable: Vec<String> = wide
+            .iter()
+            .filter(|column| !column.not_null)
+            .map(|column| format!("ALTER COLUMN {} SET NOT NULL", Identifier(&column.name)))
+            .collect();
+        return Mend::template(comment, format!("ALTER TABLE {} {}", table.table_name(), nullable.join(", ")));
+    }
+    mend::use_full(table)
+}
+
+fn generated_identity(view: &View<'_>, found: &mut Found<'_>) {
+    if view.catalog.server.major() < 18 {
+        return;
+    }
+    for published in view.published.iter().filter(|published| published.publication.needs_identity()) {
+        let table = published.table;
+        let named: Vec<ColumnNumber> = match table.replica_identity() {
+            ReplicaIdentity::Missing(_) => continue,
+            ReplicaIdentity::Full => table.columns.iter().map(|column| column.number).collect(),
+            ReplicaIdentity::Index(index) => index.columns.clone(),
+        };
+        let hidden: Vec<String> = named
+            .iter()
+            .filter_map(|number| table.column(*number))
+            .filter(|column| column.generated.is_some() && !published.publishes(&column.name))
+            .map(|column| Identifier(&column.name).to_string())
+            .collect();
+        if hidden.is_empty() {
+            continue;
+        }
+        let is_plain = |index: &&_| {
+            identity_columns(published, index)
+                .all(|(_, name)| table.column_named(name).is_some_and(|c| c.generated.is_none()))
+        };
+        let mend = match table.keys().into_iter().find(is_plain) {
+            Some(key) => mend::use_index(table, key),
+            None => {
+                let name = Identifier(&published.publication.name);
+                Mend::template(
+                    "Publish stored generated columns; subscribers then need plain columns of that name in their tables.",
+                    format!("ALTER PUBLICATION {name} SET (publish_generated_columns = stored)"),
+                )
+            }
+        };
+        let message = format!(
+            "Its replica identity has {}, generated and not published, so the application's own {}: Replica identity must \
+             not contain unpublished generated columns.",
+            hidden.join(", "),
+            writes(published.publication)
+        );
+        found.published(published, message, Some(mend));
+    }
+}
+
+fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
+    for (consumer, publications) in view.consumers() {
+        let mut seen: BTreeMap<_, (&Published<'_>, Vec<ColumnNumber>)> = BTreeMap::new();
+        let published = publications.iter().flat_map(|publication| view.catalog.published(publication));
+        let published: Vec<Published<'_>> = published.collect();
+        for published in &published {
+            let listed = published.published_columns();
+            match seen.get(&published.shown_as.oid) {
+                Some((first, columns))
+                    if *columns != listed && first.publication.name != published.publication.name =>
+                {
+                    let name = published.shown_as.table_name();
+                    let message = format!(
+                        "{consumer} streams publications {} and {}, which list different columns of it, so the stream \
+                         fails: cannot use different column lists for table \"{}.{}\" in different publications",
+                        Identifier(&first.publication.name),
+                        Identifier(&published.publication.name),
+                        name.schema,
+                        name.name,
+                    );
+                    let template = Mend::template(
+                        "List the same columns in both; with a WHERE, repeat it.",
+                        format!(
+                            "BEGIN; ALTER PUBLICATION {0} DROP TABLE {name}; ALTER PUBLICATION {0} ADD TABLE {name} \
+                             (<columns>); COMMIT",
+                            Identifier(&published.publication.name)
+                        ),
+                    );
+                    found.add(Some(published.shown_as), Some(published.publication), message, Some(template));
+                }
+                Some(_) => {}
+                None => {
+                    seen.insert(published.shown_as.oid, (published, listed));
+                }
+            }
+        }
+    }
+}
+
+fn publication_missing(view: &View<'_>, found: &mut Found<'_>) {
+    let exists = |name: &str| view.catalog.publications.iter().any(|publication| &*publication.name == name);
+    let named = view.scope.publications.iter().map(|name| ("It was named".to_owned(), name));
+    let streamed = view.catalog.consumers.iter().flat_map(|consumer| {
+        consumer
+            .publications
+            .iter()
+            .map(move |name| (format!("The consumer of slot {} streams it", consumer.slot), name))
+    });
+    let then = match view.catalog.server.major() {
+        ..18 => "the stream fails at the next change",
+        _ => "the stream goes on without what it would publish",
+    };
+    for (who, name) in named.chain(streamed).filter(|(_, name)| !exists(name)) {
+        let message = format!("{who}, and it does not exist: {then}: publication \"{name}\" does not exist");
+        let template = Mend::template(
+            "Say what it is to publish.",
+            format!("CREATE PUBLICATION {} FOR TABLE <tables>", Identifier(name)),
+        );
+        found.findings.push(crate::identity::Finding {
+            rule: found.rule.id,
+            severity: found.rule.severity,
+            table: None,
+            publication: Some(name.clone()),
+            message,
+            mend: Some(template),
+        });
+    }
+}
+
+fn publication_empty(view: &View<'_>, found: &mut Found<'_>) {
+    for publication in &view.publications {
+        let is_empty = !view.published.iter().any(|published| published.publication.name == publication.name);
+        if is_empty {
+            let template = Mend::template(
+                "Say what it is to publish.",
+                format!("ALTER PUBLICATION {} ADD TABLE <tables>", Identifier(&publication.name)),
+            );
+            found.add(
+                None,
+                Some(publication),
+                "It publishes no table: its stream stays silent.".into(),
+                Some(template),
+            );
+        }
+    }
+}
+
+fn identity_full(view: &View<'_>, found: &mut Found<'_>) {
+    for published in &view.published {
+        let table = published.table;
+        if table.identity != IdentitySetting::Full || !published.publication.needs_identity() {
+            continue;
+        }
+        let incomparable: Vec<String> = table
+            .columns
+            .iter()
+            .filter(|column| !column.comparable && published.publishes(&column.name))
+            .map(|column| format!("{} ({})", Identifier(&column.name), column.sql_type))
+            .collect();
+        let mut message = String::from(
+            "REPLICA IDENTITY FULL: whole old rows go into the WAL and over the wire, and subscribers before PostgreSQL 16 \
+             look through the whole table for each row",
+        );
+        if !incomparable.is_empty() {
+            message.push_str(&format!(
+                "; {} cannot be compared, so a subscriber without a key of its own finds no row to change",
+                incomparable.join(", ")
+            ));
+        }
+        let mend = match table.keys().first() {
+            Some(key) => Some(mend::use_index(table, key)),
+            None => Some(key::plan(view.catalog, view.survey, table, true)),
+        };
+        found.published(published, message, mend);
+    }
+}
+
+fn not_published(view: &View<'_>, found: &mut Found<'_>) {
+    let all = view.catalog.publications.iter().flat_map(|publication| view.catalog.published(publication));
+    let carried: BTreeSet<Oid> = all
+        .flat_map(|published| {
+            let ancestors = view.catalog.ancestors(published.table).into_iter().map(|ancestor| ancestor.oid);
+            ancestors.chain([published.table.oid])
+        })
+        .collect();
+    let schemas: BTreeSet<&str> = view.published.iter().map(|published| &*published.table.schema).collect();
+    let relations = view.catalog.relations.values().filter(|relation| schemas.contains(&*relation.schema));
+    let mut sequences: BTreeMap<&str, usize> = BTreeMap::new();
+    for relation in relations {
+        let what = match relation.kind {
+            RelationKind::Sequence => {
+                *sequences.entry(&relation.schema).or_default() += 1;
+                continue;
+            }
+            RelationKind::MaterializedView => "A materialized view is not replicated: refresh it on the target",
+            RelationKind::Foreign => "A foreign table is not replicated",
+            _ if relation.unlogged => "An unlogged table is not replicated",
+            // Its root tells.
+            _ if relation.partition => continue,
+            RelationKind::Table | RelationKind::Partitioned if carried.contains(&relation.oid) => continue,
+            RelationKind::Table | RelationKind::Partitioned => "No publication carries it",
+        };
+        found.add(Some(relation), None, format!("{what}; after a cutover it is missing on the target."), None);
+    }
+    for (schema, count) in sequences {
+        let message = format!(
+            "The values of sequences are not replicated ({count} in schema {}): set them on the target at a cutover.",
+            Identifier(schema)
+        );
+        found.add(None, None, message, None);
+    }
+    if view.catalog.server.large_objects && !schemas.is_empty() {
+        let message = "Large objects are not replicated: after a cutover they are missing on the target.";
+        found.add(None, None, message.into(), None);
+    }
+}

@@ -1,0 +1,306 @@
+//! Reads the catalog of a database into the model of [`identity`](crate::identity), and looks at the values of tables that
+//! need a key.
+//!
+//! The catalog comes as the answer to one statement, so all of it is of one snapshot, whatever DDL runs meanwhile. Each row
+//! is an object in JSON with the names of the model: what a version of the server lacks is null there.
+
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Row, SimpleQueryMessage};
+
+use super::error::{ConnectError, Failure};
+use super::look::{OLDEST, failed};
+use super::replication::listed_publications;
+use super::sql::SqlSession;
+use crate::identity::catalog::{Consumer, Publication, Relation, ReplicationSet, Server};
+use crate::identity::{self, Audit, Catalog, Evidence, Question, Scope, Survey};
+use crate::wire::command::Command;
+
+/// What is asked. `{schemas}` and `{filters}` are what PostgreSQL 14 does not have.
+const CATALOG: &str = r"
+WITH schema AS MATERIALIZED (
+    SELECT oid, nspname FROM pg_namespace
+    WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND nspname !~ '^pg_(toast_)?temp_'),
+relation AS MATERIALIZED (
+    SELECT class.oid, schema.nspname, class.relname, class.relkind, class.relpersistence, class.relreplident,
+           class.relispartition
+    FROM pg_class AS class JOIN schema ON schema.oid = class.relnamespace
+    WHERE class.relkind IN ('r', 'p', 'm', 'f', 'S') AND class.relpersistence <> 't'),
+compared AS MATERIALIZED (
+    SELECT class.opcintype AS type FROM pg_opclass AS class JOIN pg_am ON pg_am.oid = class.opcmethod
+    WHERE class.opcdefault AND pg_am.amname IN ('btree', 'hash')),
+element AS MATERIALIZED (
+    SELECT type.oid, type.typname, type.typtype, type.typtype NOT IN ('b', 'd')
+        OR type.oid IN (SELECT type FROM compared)
+        OR type.typtype = 'd' AND type.typbasetype IN (SELECT type FROM compared)
+        OR type.oid IN (SELECT castsource FROM pg_cast
+                        WHERE castmethod = 'b' AND castcontext = 'i' AND casttarget IN (SELECT type FROM compared))
+        AS comparable
+    FROM pg_type AS type),
+type AS MATERIALIZED (
+    SELECT type.oid, type.typname, type.typtype, type.typelem <> 0 AS subscripted, of.typname AS element,
+           of.typtype AS element_kind, coalesce(of.comparable, own.comparable) AS comparable
+    FROM pg_type AS type JOIN element AS own ON own.oid = type.oid
+         LEFT JOIN element AS of ON of.oid = type.typelem AND type.typcategory = 'A'),
+columns AS (
+    SELECT attribute.attrelid AS oid, json_agg(json_build_object(
+        'number', attribute.attnum, 'name', attribute.attname,
+        'type', format_type(attribute.atttypid, attribute.atttypmod), 'type_name', type.typname,
+        'type_kind', type.typtype, 'element', type.element, 'element_kind', type.element_kind,
+        'subscripted', type.subscripted, 'dimensions', attribute.attndims, 'comparable', type.comparable,
+        'not_null', attribute.attnotnull, 'identity', attribute.attidentity <> '',
+        'generated', nullif(attribute.attgenerated, ''),
+        'default', CASE WHEN attribute.atthasdef AND attribute.attgenerated = ''
+            THEN left(pg_get_expr(value.adbin, value.adrelid), 200) END) ORDER BY attribute.attnum) AS list
+    FROM pg_attribute AS attribute JOIN relation ON relation.oid = attribute.attrelid
+         JOIN type ON type.oid = attribute.atttypid
+         LEFT JOIN pg_attrdef AS value ON value.adrelid = attribute.attrelid AND value.adnum = attribute.attnum
+    WHERE relation.relkind IN ('r', 'p') AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    GROUP BY attribute.attrelid),
+plain AS MATERIALIZED (
+    SELECT class.oid FROM pg_opclass AS class JOIN pg_am ON pg_am.oid = class.opcmethod
+    WHERE class.opcdefault AND pg_am.amname = 'btree'),
+indexes AS (
+    SELECT index.indrelid AS oid, json_agg(json_build_object(
+        'name', class.relname, 'unique', index.indisunique, 'primary', index.indisprimary,
+        'immediate', index.indimmediate, 'valid', index.indisvalid AND index.indisready AND index.indislive,
+        'identity', index.indisreplident, 'partial', index.indpred IS NOT NULL,
+        'columns', (index.indkey::int2[])[0:index.indnkeyatts - 1],
+        'plain', NOT EXISTS (SELECT FROM unnest(index.indoption::int2[]) AS option WHERE option <> 0)
+            AND NOT EXISTS (SELECT FROM unnest(index.indclass::oid[]) AS class (oid)
+                            WHERE class.oid NOT IN (SELECT oid FROM plain)),
+        'constraint', owner.conname) ORDER BY class.relname) AS list
+    FROM pg_index AS index JOIN relation ON relation.oid = index.indrelid
+         JOIN pg_class AS class ON class.oid = index.indexrelid
+         LEFT JOIN pg_constraint AS owner ON owner.conindid = index.indexrelid AND owner.contype IN ('p', 'u', 'x')
+    WHERE relation.relkind IN ('r', 'p') GROUP BY index.indrelid),
+parents AS (
+    SELECT inhrelid AS oid, json_agg(inhparent::int8 ORDER BY inhseqno) AS list FROM pg_inherits GROUP BY inhrelid),
+foreign_keys AS (
+    SELECT conrelid AS oid, json_agg(conkey ORDER BY conname) AS list FROM pg_constraint
+    WHERE contype = 'f' GROUP BY conrelid)
+SELECT 'server' AS kind, json_build_object(
+    'version', current_setting('server_version_num')::int4, 'wal_level', current_setting('wal_level'),
+    'large_objects', EXISTS (SELECT FROM pg_largeobject_metadata),
+    'event_triggers', (SELECT coalesce(json_agg(evtname), '[]') FROM pg_event_trigger WHERE evtenabled <> 'D'),
+    'pglogical', EXISTS (SELECT FROM pg_extension WHERE extname = 'pglogical'),
+    'role', current_user, 'superuser', current_setting('is_superuser')::bool)::text AS body
+UNION ALL
+SELECT 'relation', json_build_object(
+    'oid', relation.oid::int8, 'schema', relation.nspname, 'name', relation.relname, 'kind', relation.relkind,
+    'unlogged', relation.relpersistence = 'u', 'identity', relation.relreplident,
+    'partition', relation.relispartition, 'parents', coalesce(parents.list, '[]'),
+    'partition_key', coalesce((SELECT to_json(partattrs::int2[]) FROM pg_partitioned_table
+                               WHERE partrelid = relation.oid), '[]'),
+    'columns', coalesce(columns.list, '[]'), 'indexes', coalesce(indexes.list, '[]'),
+    'foreign_keys', coalesce(foreign_keys.list, '[]'))::text
+FROM relation LEFT JOIN columns USING (oid) LEFT JOIN indexes USING (oid) LEFT JOIN parents USING (oid)
+     LEFT JOIN foreign_keys USING (oid)
+UNION ALL
+SELECT 'publication', json_build_object(
+    'name', publication.pubname, 'all_tables', publication.puballtables, 'insert', publication.pubinsert,
+    'update', publication.pubupdate, 'delete', publication.pubdelete, 'truncate', publication.pubtruncate,
+    'via_root', publication.pubviaroot, 'generated', to_jsonb(publication) ->> 'pubgencols',
+    'schemas', {schemas},
+    'tables', (SELECT coalesce(json_agg(json_build_object('relation', member.prrelid::int8, {filters})), '[]')
+               FROM pg_publication_rel AS member WHERE member.prpubid = publication.oid))::text
+FROM pg_publication AS publication
+UNION ALL
+SELECT 'consumer', json_build_object('slot', slot.slot_name, 'command', activity.query)::text
+FROM pg_replication_slots AS slot JOIN pg_stat_activity AS activity ON activity.pid = slot.active_pid
+WHERE slot.database = current_database() AND activity.datname = current_database()";
+
+/// `{schemas}` from PostgreSQL 15 on, and before.
+const SCHEMAS: [&str; 2] = [
+    "(SELECT coalesce(json_agg(namespace.nspname), '[]') FROM pg_publication_namespace AS member
+      JOIN pg_namespace AS namespace ON namespace.oid = member.pnnspid WHERE member.pnpubid = publication.oid)",
+    "'[]'::json",
+];
+
+/// `{filters}` from PostgreSQL 15 on, and before. The columns of a WHERE are those of its tree (`varattno` in `primnodes.h`):
+/// printing it as SQL would look at what the table is by now.
+const FILTERS: [&str; 2] = [
+    "'columns', to_json(member.prattrs::int2[]), 'filtered_by', CASE WHEN member.prqual IS NOT NULL THEN
+      (SELECT coalesce(json_agg(DISTINCT part[1]::int2), '[]')
+       FROM regexp_matches(member.prqual::text, ':varattno (-?[0-9]+)', 'g') AS part) END",
+    "'columns', NULL, 'filtered_by', NULL",
+];
+
+/// What pglogical replicates from here (its tables `replication_set…`).
+const REPLICATION_SETS: &str = "
+SELECT 'set' AS kind, json_build_object(
+    'name', set.set_name, 'update', set.replicate_update, 'delete', set.replicate_delete,
+    'tables', (SELECT coalesce(json_agg(member.set_reloid::oid::int8), '[]')
+               FROM pglogical.replication_set_table AS member WHERE member.set_id = set.set_id),
+    'sequences', (SELECT coalesce(json_agg(member.set_seqoid::oid::int8), '[]')
+                  FROM pglogical.replication_set_seq AS member WHERE member.set_id = set.set_id))::text AS body
+FROM pglogical.replication_set AS set JOIN pglogical.local_node AS node ON node.node_id = set.set_nodeid";
+
+/// Names in the statement mean the system's: the session's search path is empty, and the catalog is on it always. These
+/// are the limits within which it may run.
+const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '1s'; SET jit = off";
+
+#[derive(Deserialize)]
+struct Streaming {
+    slot: String,
+    command: String,
+}
+
+/// How long values may be looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Budget {
+    /// In one table.
+    pub table: Duration,
+    /// In all of them.
+    pub total: Duration,
+}
+
+/// How often a catalog is read again that changed under the statement.
+const ATTEMPTS: usize = 3;
+
+/// What was read of a database, and how it was judged.
+#[derive(Clone, Debug, Default)]
+pub struct Audited {
+    /// The catalog.
+    pub catalog: Catalog,
+    /// What the values of tables showed.
+    pub survey: Survey,
+    /// What was found.
+    pub audit: Audit,
+}
+
+/// Reads the catalog, looks at the values of tables that need a key, and judges both. What the role may not see is a
+/// finding.
+///
+/// # Errors
+/// If the session is lost, the server is too old, or does not answer in time.
+pub async fn audit(session: &SqlSession, scope: &Scope, budget: Budget) -> Result<Audited, ConnectError> {
+    let catalog = read(session).await?;
+    let survey = survey(session, &catalog, &identity::questions(&catalog, scope), budget).await?;
+    let audit = identity::audit(&catalog, &survey, scope);
+    Ok(Audited { catalog, survey, audit })
+}
+
+/// Reads the catalog of the database that a session is connected to.
+///
+/// # Errors
+/// If the session is lost, the server is too old, or does not answer in time.
+pub async fn read(session: &SqlSession) -> Result<Catalog, ConnectError> {
+    if let Some(major) = session.server_major().filter(|major| *major < OLDEST) {
+        return Err(Failure::Version(major).into());
+    }
+    session.harden().await.map_err(|error| failed(&error))?;
+    session.batch_execute(LIMITS).await.map_err(|error| failed(&error))?;
+    let part = usize::from(session.server_major().is_some_and(|major| major < 15));
+    let [schemas, filters] = [SCHEMAS, FILTERS].map(|versions| versions.get(part).copied().unwrap_or_default());
+    let sql = CATALOG.replace("{schemas}", schemas).replace("{filters}", filters);
+    let mut catalog = Catalog::default();
+    for statement in [&*sql, REPLICATION_SETS] {
+        if statement == REPLICATION_SETS && !catalog.server.pglogical {
+            continue;
+        }
+        let mut attempt = 1;
+        let rows = loop {
+            match session.simple_query(statement).await {
+                Ok(rows) => break rows,
+                Err(error) if is_denied(&error) => {
+                    catalog.denied = error.as_db_error().map(|error| error.message().to_owned());
+                    return Ok(catalog);
+                }
+                // A function came upon what was dropped meanwhile.
+                Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) && attempt < ATTEMPTS => attempt += 1,
+                Err(error) => return Err(failed(&error)),
+            }
+        };
+        take(&mut catalog, &rows)?;
+    }
+    catalog.publications.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(catalog)
+}
+
+fn is_denied(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE)
+}
+
+/// Looks at the values of tables. One that cannot be looked at in time is not waited for.
+async fn survey(
+    session: &SqlSession,
+    catalog: &Catalog,
+    questions: &[Question],
+    budget: Budget,
+) -> Result<Survey, ConnectError> {
+    let mut survey = Survey::new();
+    if questions.is_empty() {
+        return Ok(survey);
+    }
+    let until = Instant::now() + budget.total;
+    // Row security would show a part of the rows for all: better an error.
+    session.batch_execute("SET row_security = off").await.map_err(|error| failed(&error))?;
+    for question in questions {
+        let Some(sql) = question.sql(catalog) else { continue };
+        let left = until.saturating_duration_since(Instant::now()).min(budget.table);
+        let evidence = if left < Duration::from_millis(1) {
+            Evidence::Unseen
+        } else {
+            let limit = format!("SET statement_timeout = {}", left.as_millis());
+            session.batch_execute(&limit).await.map_err(|error| failed(&error))?;
+            match session.query_one(&sql, &[]).await {
+                Ok(row) => seen(&row, question).map_err(|error| failed(&error))?,
+                Err(error) if is_denied(&error) => Evidence::Denied,
+                // Taking too long, locked, dropped meanwhile.
+                Err(error) if error.as_db_error().is_some() => Evidence::Unseen,
+                Err(error) => return Err(failed(&error)),
+            }
+        };
+        survey.insert(question.table, evidence);
+    }
+    session.batch_execute("RESET row_security").await.map_err(|error| failed(&error))?;
+    session.batch_execute(LIMITS).await.map_err(|error| failed(&error))?;
+    Ok(survey)
+}
+
+fn seen(row: &Row, question: &Question) -> Result<Evidence, tokio_postgres::Error> {
+    let (bytes, rows): (i64, i64) = (row.try_get("bytes")?, row.try_get("rows")?);
+    let mut keys = Vec::new();
+    for (place, candidate) in question.candidates.iter().enumerate() {
+        if row.try_get(place + 2)? {
+            keys.push(candidate.clone());
+        }
+    }
+    Ok(Evidence::Seen { rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs(), keys })
+}
+
+fn take(catalog: &mut Catalog, rows: &[SimpleQueryMessage]) -> Result<(), ConnectError> {
+    for message in rows {
+        let SimpleQueryMessage::Row(row) = message else { continue };
+        let (Some(kind), Some(body)) = (row.get(0), row.get(1)) else { continue };
+        let problem = |error: serde_json::Error| {
+            ConnectError::from(Failure::Protocol { during: "reading the catalog", problem: format!("{kind}: {error}") })
+        };
+        match kind {
+            "server" => catalog.server = serde_json::from_str::<Server>(body).map_err(problem)?,
+            "relation" => {
+                let relation: Relation = serde_json::from_str(body).map_err(problem)?;
+                catalog.relations.insert(relation.oid, relation);
+            }
+            "publication" => {
+                catalog.publications.push(serde_json::from_str::<Publication>(body).map_err(problem)?);
+            }
+            "set" => catalog.replication_sets.push(serde_json::from_str::<ReplicationSet>(body).map_err(problem)?),
+            _ => {
+                let streaming: Streaming = serde_json::from_str(body).map_err(problem)?;
+                catalog.consumers.extend(consumer(&streaming));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A consumer, where what it has asked for can be seen, and is whole.
+fn consumer(streaming: &Streaming) -> Option<Consumer> {
+    let Ok(Command::StartReplication(start)) = Command::parse(&streaming.command) else { return None };
+    let publications = listed_publications(start.mode.option("publication_names")??);
+    Some(Consumer { slot: streaming.slot.parse().ok()?, publications })
+}
