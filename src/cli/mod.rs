@@ -5,6 +5,7 @@ mod check;
 mod demo;
 mod lag;
 mod manual;
+mod output;
 mod run;
 mod tail;
 
@@ -14,6 +15,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 
+use crate::source::dsn::{self, SystemEnvironment};
+use crate::source::{ConnectError, Connector, Dsn};
 use crate::telemetry;
 
 /// A configuration or a command line that cannot be used (`EX_USAGE` of sysexits).
@@ -49,6 +52,24 @@ enum Command {
     Completions(manual::CompletionsArgs),
     /// Print the manual page
     Man,
+}
+
+/// A connection string that cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum DsnError {
+    #[error("{0}")]
+    Text(#[from] dsn::DsnError),
+    #[error("{0}")]
+    Files(#[from] ConnectError),
+}
+
+/// What opens connections by the connection string of the command line, or by the environment where there is none.
+fn connector(dsn: Option<&str>) -> Result<Connector, DsnError> {
+    let dsn = Dsn::from_argument(dsn, &SystemEnvironment)?;
+    for warning in &dsn.warnings {
+        eprintln!("walgate: {warning}");
+    }
+    Ok(Connector::new(dsn)?)
 }
 
 /// Runs the command that `arguments` (the program's name first) ask for.

@@ -81,6 +81,9 @@ pub struct Relation {
     /// In the order of their numbers.
     #[serde(default)]
     pub columns: Vec<Column>,
+    /// Whether columns were dropped.
+    #[serde(default)]
+    pub has_dropped: bool,
     /// By name.
     #[serde(default)]
     pub indexes: Vec<Index>,
@@ -335,6 +338,13 @@ impl Relation {
 }
 
 impl Publication {
+    /// The operations that are published, as `publish` lists them.
+    pub fn operations(&self) -> Vec<&'static str> {
+        let all =
+            [("insert", self.insert), ("update", self.update), ("delete", self.delete), ("truncate", self.truncate)];
+        all.into_iter().filter(|(_, is)| *is).map(|(operation, _)| operation).collect()
+    }
+
     /// Whether changes are published that must name the row they change.
     pub fn needs_identity(&self) -> bool {
         self.update || self.delete

@@ -142,8 +142,9 @@ pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, zero: b
 
 /// A key of a partitioned table is one of each partition, those to come included: the root gets it.
 fn keyed<'a>(catalog: &'a Catalog, table: &'a Relation) -> &'a Relation {
-    let root = catalog.ancestors(table).last().copied().filter(|root| root.primary_key().is_none());
-    root.unwrap_or(table)
+    let root = catalog.ancestors(table).last().copied();
+    // A key must hold the columns that partition the table; an expression it cannot hold.
+    root.filter(|root| root.primary_key().is_none() && !root.partition_key.contains(&0)).unwrap_or(table)
 }
 
 /// A new primary key names the rows where that was not ruled out before.
@@ -195,7 +196,7 @@ fn choose(table: &Relation, evidence: Option<&Evidence>, found: &[Candidate<'_>]
         (Some(first), Some(Evidence::Seen { rows: 2.., .. })) => {
             format!("ALTER TABLE {name} ADD PRIMARY KEY ({})", mend::list(&first.columns))
         }
-        (None, Some(Evidence::Seen { .. })) => {
+        (None, Some(Evidence::Seen { .. })) if table.kind == RelationKind::Table && !table.partition => {
             let column = (0..).map(|n| if n == 0 { "id".to_owned() } else { format!("id{n}") });
             let free = column.into_iter().find(|column| table.column_named(column).is_none()).unwrap_or_default();
             format!("ALTER TABLE {name} ADD COLUMN {free} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY")

@@ -43,15 +43,21 @@ impl Catalog {
         });
         published.collect()
     }
+
+    /// The columns of a table as pgoutput compares them between publications (`pgoutput_ensure_entry_cxt` and
+    /// `pgoutput_column_list_init` in `pgoutput.c`): PostgreSQL 15 takes generated and dropped columns for published
+    /// where there is no list.
+    pub(super) fn columns_compared(&self, published: &Published<'_>) -> Vec<ColumnNumber> {
+        let shown = published.shown_as;
+        let is_whole = published.entry.is_none_or(|entry| entry.columns.is_none());
+        let all = is_whole && self.server.major() < 16;
+        let columns = shown.columns.iter().filter(|column| all || published.publishes(&column.name));
+        let dropped = (all && shown.has_dropped).then_some(0);
+        columns.map(|column| column.number).chain(dropped).collect()
+    }
 }
 
 impl Published<'_> {
-    /// The columns that subscribers see.
-    pub fn published_columns(&self) -> Vec<ColumnNumber> {
-        let columns = self.shown_as.columns.iter().filter(|column| self.publishes(&column.name));
-        columns.map(|column| column.number).collect()
-    }
-
     /// Whether a column of the table is published, by its name: subscribers see the topmost table's. Generated columns are
     /// only where a column list names them, or PostgreSQL 18's `publish_generated_columns` includes them.
     pub fn publishes(&self, column: &str) -> bool {

@@ -11,7 +11,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
 use super::error::{ConnectError, Failure};
-use super::look::{OLDEST, failed};
+use super::look::OLDEST;
+pub(crate) use super::look::failed;
 use super::replication::listed_publications;
 use super::sql::SqlSession;
 use crate::identity::catalog::{Consumer, Publication, Relation, ReplicationSet, Server};
@@ -94,7 +95,8 @@ SELECT 'relation', json_build_object(
     'partition', relation.relispartition, 'parents', coalesce(parents.list, '[]'),
     'partition_key', coalesce((SELECT to_json(partattrs::int2[]) FROM pg_partitioned_table
                                WHERE partrelid = relation.oid), '[]'),
-    'columns', coalesce(columns.list, '[]'), 'indexes', coalesce(indexes.list, '[]'),
+    'columns', coalesce(columns.list, '[]'), 'has_dropped', EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = relation.oid AND attnum > 0 AND attisdropped), 'indexes', coalesce(indexes.list, '[]'),
     'foreign_keys', coalesce(foreign_keys.list, '[]'))::text
 FROM relation LEFT JOIN columns USING (oid) LEFT JOIN indexes USING (oid) LEFT JOIN parents USING (oid)
      LEFT JOIN foreign_keys USING (oid)

@@ -278,7 +278,7 @@ fn lsn(position: PgLsn) -> Lsn {
 /// How long one look may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(5);
 
-pub(super) fn failed(error: &tokio_postgres::Error) -> ConnectError {
+pub(crate) fn failed(error: &tokio_postgres::Error) -> ConnectError {
     match error.as_db_error() {
         Some(error) => Failure::Server(ServerError::from(error)).into(),
         None if error.is_closed() => Failure::Closed("watching").into(),

@@ -1,23 +1,37 @@
 //! `walgate check`: which published tables will break somebody, and the SQL that mends each.
+//!
+//! It only looks, unless `--apply` is given. Then it runs what it would print with `--format sql`, after asking, and looks
+//! again: what it says in the end is what it has seen in the end.
 
+mod apply;
+mod script;
+mod table;
+
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use super::output::{is_coloured, print};
 use super::{BAD_CONFIG, UNREACHABLE};
-use crate::identity::{RuleSet, Scope, Severity};
+use crate::identity::{Audit, RuleSet, Scope, Severity};
 use crate::source::catalog::{self, Audited, Budget};
-use crate::source::dsn::{DsnError, SystemEnvironment};
-use crate::source::{ConnectError, Connector, Dsn};
+use crate::source::sql::SqlSession;
+use crate::source::{ConnectError, Connector};
 
 /// How long the values of tables without a key may be looked at.
 const BUDGET: Budget = Budget { table: Duration::from_secs(10), total: Duration::from_secs(60) };
 
+/// What a mend uncovers is mended too, but not without end.
+const ROUNDS: usize = 3;
+
 const STATUSES: &str = "\
 Exit status:
   0   clean: no finding as bad as --fail-on says
-  1   findings
-  4   the server cannot be reached
-  64  the command line or the connection string cannot be used";
+  1   findings, or some are left after --apply
+  4   the server cannot be reached, or does not answer
+  64  the command line or the connection string cannot be used
+
+Nothing is changed without --apply. The script of --format sql can be run twice.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = STATUSES)]
@@ -31,12 +45,18 @@ pub(super) struct Args {
     /// A publication of the consumer that is meant; give it again for more [default: all of them]
     #[arg(long, value_name = "NAME")]
     publication: Vec<String>,
-    /// How bad a finding must be to count
+    /// How bad a finding must be to count, and to be mended
     #[arg(long, value_enum, default_value_t = FailOn::Error)]
     fail_on: FailOn,
     /// How to print what was found
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Mend what has one way to be mended, after asking
+    #[arg(long, conflicts_with = "format")]
+    apply: bool,
+    /// Do not ask
+    #[arg(long, requires = "apply")]
+    yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -45,6 +65,15 @@ enum FailOn {
     Error,
     /// Something is silently worse than it looks
     Warning,
+}
+
+impl FailOn {
+    fn severity(self) -> Severity {
+        match self {
+            FailOn::Error => Severity::Error,
+            FailOn::Warning => Severity::Warning,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -58,15 +87,15 @@ enum Format {
 }
 
 #[derive(Debug, thiserror::Error)]
-enum UsageError {
+enum CheckError {
     #[error("{0}")]
-    Dsn(#[from] DsnError),
+    Unreachable(#[from] ConnectError),
     #[error("{0}")]
-    Connector(#[from] ConnectError),
+    Output(#[from] io::Error),
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    let connector = match connector(args) {
+    let connector = match super::connector(args.dsn.as_deref()) {
         Ok(connector) => connector,
         Err(error) => {
             eprintln!("walgate: {error}");
@@ -80,8 +109,11 @@ pub(super) fn main(args: &Args) -> ExitCode {
             return UNREACHABLE.into();
         }
     };
-    match runtime.block_on(run(args, &connector)) {
-        Ok(status) => status,
+    let outcome = runtime.block_on(run(args, &connector));
+    // A name server that does not answer is not waited for.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(is_clean) => ExitCode::from(u8::from(!is_clean)),
         Err(error) => {
             eprintln!("walgate: {error}");
             UNREACHABLE.into()
@@ -89,22 +121,68 @@ pub(super) fn main(args: &Args) -> ExitCode {
     }
 }
 
-fn connector(args: &Args) -> Result<Connector, UsageError> {
-    let dsn = Dsn::from_argument(args.dsn.as_deref(), &SystemEnvironment)?;
-    for warning in &dsn.warnings {
-        eprintln!("walgate: {warning}");
-    }
-    Ok(Connector::new(dsn)?)
-}
-
-async fn run(args: &Args, connector: &Connector) -> Result<ExitCode, ConnectError> {
+/// Returns whether nothing is left that counts.
+async fn run(args: &Args, connector: &Connector) -> Result<bool, CheckError> {
     let scope = Scope { rule_sets: args.rule_sets.iter().copied().collect(), publications: args.publication.clone() };
     let session = connector.sql().await?;
-    let Audited { audit, .. } = catalog::audit(&session, &scope, BUDGET).await?;
-    println!("{}", serde_json::to_string(&audit).unwrap_or_default());
-    let worst = match args.fail_on {
-        FailOn::Error => Severity::Error,
-        FailOn::Warning => Severity::Warning,
-    };
-    Ok(ExitCode::from(u8::from(audit.at_least(worst).next().is_some())))
+    let counts = args.fail_on.severity();
+    let mut audited = catalog::audit(&session, &scope, BUDGET).await?;
+    if args.apply {
+        audited = mend(args, &session, &scope, audited).await?;
+    } else {
+        let text = match args.format {
+            Format::Table => table::render(&audited.audit, &again(args), is_coloured()),
+            Format::Json => format!("{}\n", serde_json::to_string(&audited.audit).map_err(io::Error::from)?),
+            Format::Sql => script::render(&audited, counts),
+        };
+        print(&text)?;
+    }
+    Ok(audited.audit.at_least(counts).next().is_none())
+}
+
+/// Mends, looks again, and mends what has come to light, until nothing is left that can be.
+async fn mend(args: &Args, session: &SqlSession, scope: &Scope, mut audited: Audited) -> Result<Audited, CheckError> {
+    for round in 0..ROUNDS {
+        let steps = script::steps(&audited.audit, args.fail_on.severity());
+        if steps.is_empty() {
+            break;
+        }
+        if round == 0 && !args.yes && !apply::is_wanted(&audited, args.fail_on.severity())? {
+            return Ok(audited);
+        }
+        let is_done = apply::run(session, &steps).await?;
+        audited = catalog::audit(session, scope, BUDGET).await?;
+        if !is_done {
+            break;
+        }
+    }
+    print(&table::render(&audited.audit, &again(args), is_coloured()))?;
+    Ok(audited)
+}
+
+/// The command line that mends what this one has found. A password may be part of the connection string, so that is left out.
+fn again(args: &Args) -> String {
+    let mut command = String::from("walgate check");
+    if args.dsn.is_some() {
+        command.push_str(" DSN");
+    }
+    let sets = args.rule_sets.iter().map(|set| format!(" --for {}", set.as_str()));
+    let publications = args.publication.iter().map(|name| format!(" --publication '{}'", name.replace('\'', r"'\''")));
+    command.extend(sets.chain(publications));
+    if args.fail_on == FailOn::Warning {
+        command.push_str(" --fail-on warning");
+    }
+    command
+}
+
+/// How many findings there are of each severity, the worst first.
+fn counts(audit: &Audit) -> String {
+    let of = |severity| audit.findings.iter().filter(|finding| finding.severity == severity).count();
+    let parts = Severity::ALL.map(|severity| (severity, of(severity)));
+    let parts = parts.iter().filter(|(_, count)| *count > 0).map(|(severity, count)| match (severity, count) {
+        (Severity::Info, count) => format!("{count} for information"),
+        (severity, 1) => format!("1 {severity}"),
+        (severity, count) => format!("{count} {severity}s"),
+    });
+    parts.collect::<Vec<_>>().join(", ")
 }

@@ -15,7 +15,7 @@ mod table;
 mod view;
 mod watch;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -23,11 +23,11 @@ use limits::{Limits, Verdict};
 use probe::{Answer, Probe};
 
 use super::BAD_CONFIG;
+use super::output::{is_coloured, print};
 use crate::config::units::{self, Size};
 use crate::ident::SlotName;
 use crate::lag::{LagReport, Observe};
-use crate::source::dsn::{DsnError, SystemEnvironment};
-use crate::source::{ConnectError, Connector, Dsn};
+use crate::source::Connector;
 use crate::telemetry;
 
 /// When the answer is given, complete or not. What is left of the two seconds that are promised is for the process to
@@ -97,9 +97,7 @@ enum Vantage {
 #[derive(Debug, thiserror::Error)]
 enum UsageError {
     #[error("{0}")]
-    Dsn(#[from] DsnError),
-    #[error("{0}")]
-    Connector(#[from] ConnectError),
+    Dsn(#[from] super::DsnError),
     #[error("--watch prints a table or json; a plugin and a textfile are asked for one answer at a time")]
     Watch,
 }
@@ -136,11 +134,7 @@ fn connector(args: &Args) -> Result<Connector, UsageError> {
     if args.watch && matches!(args.format, Format::Nagios | Format::Prometheus) {
         return Err(UsageError::Watch);
     }
-    let dsn = Dsn::from_argument(args.dsn.as_deref(), &SystemEnvironment)?;
-    for warning in &dsn.warnings {
-        eprintln!("walgate: {warning}");
-    }
-    Ok(Connector::new(dsn)?)
+    Ok(super::connector(args.dsn.as_deref())?)
 }
 
 async fn run(args: &Args, connector: Connector, deadline: Instant) -> io::Result<Verdict> {
@@ -175,20 +169,4 @@ fn json(answer: &Answer) -> io::Result<String> {
     let mut line = serde_json::to_string(&LagReport { consumers: answer.consumers.clone() })?;
     line.push('\n');
     Ok(line)
-}
-
-/// Writes to standard output; says whether anybody reads on. Who has seen enough may leave, as head(1) does.
-fn print(text: &str) -> io::Result<bool> {
-    let mut output = io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(io::Error::new(error.kind(), format!("standard output: {error}"))),
-    }
-}
-
-/// Colours are for a terminal that has them, unless they are not wanted (no-color.org).
-fn is_coloured() -> bool {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    io::stdout().is_terminal() && set("NO_COLOR").is_none() && set("TERM").is_some_and(|term| term != "dumb")
 }

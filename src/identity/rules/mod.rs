@@ -4,6 +4,7 @@ mod pglogical;
 mod postgres;
 mod zero;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
@@ -28,12 +29,22 @@ pub enum RuleSet {
     Pglogical,
 }
 
+impl RuleSet {
+    /// As `--for` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RuleSet::Postgres => "postgres",
+            RuleSet::Zero => "zero",
+            RuleSet::Pglogical => "pglogical",
+        }
+    }
+}
+
 impl FromStr for RuleSet {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<RuleSet, Self::Err> {
         match text {
-            "postgres" => Ok(RuleSet::Postgres),
             "zero" => Ok(RuleSet::Zero),
             "pglogical" => Ok(RuleSet::Pglogical),
             _ => Err("expected zero or pglogical"),
@@ -154,7 +165,10 @@ pub fn audit(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Audit {
         (rule.check)(&view, &mut Found { rule, findings: &mut findings });
     }
     findings.sort_by(|a, b| {
-        let key = |finding: &Finding| (finding.table.clone(), std::cmp::Reverse(finding.severity), finding.rule);
+        // What is about no table comes last.
+        let key = |finding: &Finding| {
+            (finding.table.is_none(), finding.table.clone(), Reverse(finding.severity), finding.rule)
+        };
         key(a).cmp(&key(b)).then_with(|| a.publication.cmp(&b.publication))
     });
     findings.dedup();

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Found, Rule, RuleSet, View};
 use crate::ident::{Identifier, Oid};
-use crate::identity::catalog::{ColumnNumber, IdentitySetting, Missing, Publication, RelationKind, ReplicaIdentity};
+use crate::identity::catalog::{
+    ColumnNumber, IdentitySetting, Index, Missing, Publication, RelationKind, ReplicaIdentity,
+};
 use crate::identity::finding::Severity::{Error, Info, Warning};
 use crate::identity::key;
 use crate::identity::mend::{self, Mend};
@@ -68,8 +70,10 @@ pub(super) static RULES: &[Rule] = &[
         id: "pg/generated-identity",
         set: RuleSet::Postgres,
         severity: Error,
-        holds_when: "PostgreSQL 18: a column of the replica identity is generated and not published",
-        consequence: "the application's own writes fail: Replica identity must not contain unpublished generated columns.",
+        holds_when: "a column of the replica identity is generated and not published",
+        consequence: "from PostgreSQL 18 on the application's own writes fail: Replica identity must not contain \
+                      unpublished generated columns.; before, subscribers stop: publisher did not send replica identity \
+                      column expected by the logical replication target relation \"public.t\"",
         check: generated_identity,
     },
     Rule {
@@ -94,7 +98,7 @@ pub(super) static RULES: &[Rule] = &[
         id: "pg/publication-empty",
         set: RuleSet::Postgres,
         severity: Warning,
-        holds_when: "a publication publishes no table",
+        holds_when: "a publication publishes no table, or no operation",
         consequence: "the stream stays silent",
         check: publication_empty,
     },
@@ -205,7 +209,7 @@ fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
 /// The columns of an index by their names, with their numbers in the table that subscribers see.
 fn identity_columns<'a>(
     published: &'a Published<'a>,
-    index: &'a crate::identity::catalog::Index,
+    index: &'a Index,
 ) -> impl Iterator<Item = (ColumnNumber, &'a str)> {
     index.columns.iter().filter_map(|number| published.table.column(*number)).map(|column| {
         let shown = published.shown_as.column_named(&column.name);
@@ -269,45 +273,54 @@ fn identity_with(view: &View<'_>, published: &Published<'_>, used: &[&str]) -> M
 }
 
 fn generated_identity(view: &View<'_>, found: &mut Found<'_>) {
-    if view.catalog.server.major() < 18 {
-        return;
-    }
+    let before_18 = view.catalog.server.major() < 18;
     for published in view.published.iter().filter(|published| published.publication.needs_identity()) {
         let table = published.table;
+        // What a list leaves out is another rule's.
+        if published.entry.is_some_and(|entry| entry.columns.is_some()) {
+            continue;
+        }
         let named: Vec<ColumnNumber> = match table.replica_identity() {
-            ReplicaIdentity::Missing(_) => continue,
-            ReplicaIdentity::Full => table.columns.iter().map(|column| column.number).collect(),
             ReplicaIdentity::Index(index) => index.columns.clone(),
+            ReplicaIdentity::Full if !before_18 => table.columns.iter().map(|column| column.number).collect(),
+            ReplicaIdentity::Full | ReplicaIdentity::Missing(_) => continue,
         };
-        let hidden: Vec<String> = named
+        let hidden: Vec<_> = named
             .iter()
             .filter_map(|number| table.column(*number))
             .filter(|column| column.generated.is_some() && !published.publishes(&column.name))
-            .map(|column| Identifier(&column.name).to_string())
             .collect();
-        if hidden.is_empty() {
-            continue;
-        }
-        let is_plain = |index: &&_| {
-            identity_columns(published, index)
-                .all(|(_, name)| table.column_named(name).is_some_and(|c| c.generated.is_none()))
+        let list = mend::list(&hidden);
+        let Some(first) = hidden.first() else { continue };
+        let then = if before_18 {
+            format!(
+                "subscribers stop at the first UPDATE or DELETE: publisher did not send replica identity column expected by \
+                 the logical replication target relation \"{}.{}\"",
+                published.shown_as.schema, published.shown_as.name
+            )
+        } else {
+            format!(
+                "the application's own {}: Replica identity must not contain unpublished generated columns.",
+                writes(published.publication)
+            )
         };
-        let mend = match table.keys().into_iter().find(is_plain) {
-            Some(key) => mend::use_index(table, key),
-            None => {
-                let name = Identifier(&published.publication.name);
+        let is_plain = |index: &&Index| {
+            index.columns.iter().filter_map(|n| table.column(*n)).all(|column| column.generated.is_none())
+        };
+        let mend = table.keys().into_iter().find(is_plain).map_or_else(
+            || {
                 Mend::template(
-                    "Publish stored generated columns; subscribers then need plain columns of that name in their tables.",
-                    format!("ALTER PUBLICATION {name} SET (publish_generated_columns = stored)"),
+                    "Make it an ordinary column, which the application fills; or choose another key.",
+                    format!(
+                        "ALTER TABLE {} ALTER COLUMN {} DROP EXPRESSION",
+                        table.table_name(),
+                        Identifier(&first.name)
+                    ),
                 )
-            }
-        };
-        let message = format!(
-            "Its replica identity has {}, generated and not published, so the application's own {}: Replica identity must \
-             not contain unpublished generated columns.",
-            hidden.join(", "),
-            writes(published.publication)
+            },
+            |key| mend::use_index(table, key),
         );
+        let message = format!("Its replica identity has {list}, generated and not published, so {then}");
         found.published(published, message, Some(mend));
     }
 }
@@ -318,7 +331,7 @@ fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
         let published = publications.iter().flat_map(|publication| view.catalog.published(publication));
         let published: Vec<Published<'_>> = published.collect();
         for published in &published {
-            let listed = published.published_columns();
+            let listed = view.catalog.columns_compared(published);
             match seen.get(&published.shown_as.oid) {
                 Some((first, columns))
                     if *columns != listed && first.publication.name != published.publication.name =>
@@ -361,8 +374,8 @@ fn publication_missing(view: &View<'_>, found: &mut Found<'_>) {
             .map(move |name| (format!("The consumer of slot {} streams it", consumer.slot), name))
     });
     let then = match view.catalog.server.major() {
-        ..18 => "the stream fails at the next change",
-        _ => "the stream goes on without what it would publish",
+        ..18 => "the stream fails at the next change of any table",
+        _ => "the stream goes on without the rows that it would publish",
     };
     for (who, name) in named.chain(streamed).filter(|(_, name)| !exists(name)) {
         let message = format!("{who}, and it does not exist: {then}: publication \"{name}\" does not exist");
@@ -383,18 +396,14 @@ fn publication_missing(view: &View<'_>, found: &mut Found<'_>) {
 
 fn publication_empty(view: &View<'_>, found: &mut Found<'_>) {
     for publication in &view.publications {
-        let is_empty = !view.published.iter().any(|published| published.publication.name == publication.name);
+        let is_empty = publication.operations().is_empty()
+            || !view.published.iter().any(|published| published.publication.name == publication.name);
         if is_empty {
             let template = Mend::template(
                 "Say what it is to publish.",
                 format!("ALTER PUBLICATION {} ADD TABLE <tables>", Identifier(&publication.name)),
             );
-            found.add(
-                None,
-                Some(publication),
-                "It publishes no table: its stream stays silent.".into(),
-                Some(template),
-            );
+            found.add(None, Some(publication), "It publishes nothing: its stream stays silent.".into(), Some(template));
         }
     }
 }

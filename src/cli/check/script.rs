@@ -1,0 +1,91 @@
+//! The script that mends what was found: it can be run twice, and what a person must choose is a comment in it.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use crate::identity::{Audit, Run, Severity, Step};
+use crate::source::catalog::Audited;
+
+/// How long a statement waits for others before it gives up: who waits behind it waits as long.
+pub(super) const LOCK_TIMEOUT: &str = "3s";
+
+/// The script, for findings that are at least this bad; what mends the others is in it as a comment.
+pub(super) fn render(audited: &Audited, counts: Severity) -> String {
+    let (audit, server) = (&audited.audit, &audited.catalog.server);
+    let version = (server.version / 10_000, server.version % 10_000);
+    let mut text = format!(
+        "-- What mends the findings of walgate check on PostgreSQL {}.{}: {}.\n-- It can be run twice. It does not run in one \
+         transaction (psql without -1): an index of a large table is built while it is written to.\n",
+        version.0,
+        version.1,
+        Some(super::counts(audit)).filter(|counts| !counts.is_empty()).unwrap_or_else(|| "there are none".to_owned())
+    );
+    if audit.findings.iter().all(|finding| finding.mend.is_none()) {
+        return text;
+    }
+    let _ = writeln!(text, "SET lock_timeout = '{LOCK_TIMEOUT}';");
+    let mut written = HashSet::new();
+    for group in audit.findings.chunk_by(|a, b| a.table == b.table) {
+        let mut heading = group.first().and_then(|finding| finding.table.as_ref()).map(|table| {
+            let mut rules: Vec<&str> = group.iter().map(|finding| finding.rule).collect();
+            rules.dedup();
+            format!("\n-- {table}: {}\n", rules.join(", "))
+        });
+        for finding in group {
+            for step in finding.mend.iter().flat_map(|mend| &mend.steps) {
+                let is_run = finding.severity >= counts;
+                if !written.insert((step.sql.clone(), is_run)) {
+                    continue;
+                }
+                let heading = heading.take().unwrap_or_default();
+                let _ = write!(text, "{}", comment(&heading));
+                write_step(&mut text, step, is_run);
+            }
+        }
+    }
+    text
+}
+
+/// What can be run as it is to mend findings that are at least this bad, in order.
+pub(super) fn steps(audit: &Audit, counts: Severity) -> Vec<Step> {
+    let mut known = HashSet::new();
+    let mut steps = Vec::new();
+    let mends = audit.at_least(counts).filter_map(|finding| finding.mend.as_ref());
+    for step in mends.flat_map(|mend| &mend.steps) {
+        if step.run != Run::Template && known.insert(&step.sql) {
+            steps.push(step.clone());
+        }
+    }
+    steps
+}
+
+fn write_step(text: &mut String, step: &Step, is_run: bool) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "-- {}", step.comment.replace('\n', "\n-- "));
+    let sql = &step.sql;
+    let statement = match &step.run {
+        Run::Again | Run::Alone | Run::Template => format!("{sql};"),
+        Run::Unless(condition) => {
+            let tag = tag(&[sql, condition]);
+            format!("DO {tag}BEGIN\n    IF NOT {condition} THEN\n        {sql};\n    END IF;\nEND{tag};")
+        }
+    };
+    match is_run && step.run != Run::Template {
+        true => _ = writeln!(text, "{statement}"),
+        false => _ = writeln!(text, "-- {}", statement.replace('\n', "\n-- ")),
+    }
+}
+
+/// A line break within a name must not end a comment.
+fn comment(heading: &str) -> String {
+    match heading.trim_matches('\n') {
+        "" => String::new(),
+        line => format!("\n{}\n", line.replace('\n', " ")),
+    }
+}
+
+/// A dollar quote that does not occur in these.
+fn tag(texts: &[&str]) -> String {
+    let tags = (0..).map(|number| if number == 0 { "$walgate$".to_owned() } else { format!("$walgate{number}$") });
+    tags.into_iter().find(|tag| !texts.iter().any(|text| text.contains(&**tag))).unwrap_or_default()
+}

@@ -1,0 +1,84 @@
+//! What was found, for people: by table, with what mends it.
+
+use std::fmt::Write as _;
+
+use ratatui::crossterm::style::Stylize as _;
+use ratatui::prelude::IntoCrossterm as _;
+use ratatui::style::Color;
+
+use crate::identity::{Audit, Finding, Severity};
+
+/// Everything, ending with how to mend it by `command`.
+pub(super) fn render(audit: &Audit, command: &str, coloured: bool) -> String {
+    let paint = |text: &str, color: Color| match coloured {
+        true => text.with(color.into_crossterm()).to_string(),
+        false => text.to_owned(),
+    };
+    let mut text = String::new();
+    for group in audit.findings.chunk_by(|a, b| a.table == b.table) {
+        match group.first().and_then(|finding| finding.table.as_ref()) {
+            Some(table) => _ = writeln!(text, "{table}"),
+            None => text.push_str("the database\n"),
+        }
+        for (finding, publications) in folded(group) {
+            let severity = paint(&format!("{:<7}", finding.severity), color(finding.severity));
+            let _ = write!(text, "  {severity}  {}", finding.rule);
+            if !publications.is_empty() {
+                let _ = write!(text, "  ({})", publications.join(", "));
+            }
+            let _ = writeln!(text, "\n           {}", finding.message);
+        }
+        let mut shown = Vec::new();
+        for mend in group.iter().filter_map(|finding| finding.mend.as_ref()) {
+            let sql = mend.to_string();
+            for line in sql.lines().filter(|line| !line.is_empty()) {
+                if !shown.contains(&line.to_owned()) {
+                    let heading = if shown.is_empty() { "mend" } else { "" };
+                    let _ = writeln!(text, "  {heading:<7}  {}", paint(line, Color::Cyan));
+                    shown.push(line.to_owned());
+                }
+            }
+        }
+        text.push('\n');
+    }
+    let tables = match audit.tables {
+        0 => "No table is published, so there was nothing to look at".to_owned(),
+        1 => "1 published table was looked at".to_owned(),
+        tables => format!("{tables} published tables were looked at"),
+    };
+    let counts = super::counts(audit);
+    if counts.is_empty() {
+        let _ = writeln!(text, "{tables}: {}.", if audit.tables == 0 { "no findings" } else { "clean" });
+        return text;
+    }
+    let _ = writeln!(text, "{tables}: {counts}.");
+    let mendable = |finding: &Finding| finding.mend.as_ref().is_some_and(|mend| mend.is_complete());
+    if audit.findings.iter().any(mendable) {
+        let _ = writeln!(text, "See what mends it: {command} --format sql. Mend it: {command} --apply");
+    }
+    text
+}
+
+/// Findings that say the same of several publications become one.
+fn folded(group: &[Finding]) -> Vec<(&Finding, Vec<&str>)> {
+    let mut folded: Vec<(&Finding, Vec<&str>)> = Vec::new();
+    for finding in group {
+        let publication = finding.publication.as_deref();
+        let same = |known: &&mut (&Finding, Vec<&str>)| {
+            known.0.rule == finding.rule && known.0.message == finding.message && finding.table.is_some()
+        };
+        match folded.iter_mut().find(same) {
+            Some((_, publications)) => publications.extend(publication),
+            None => folded.push((finding, publication.into_iter().collect())),
+        }
+    }
+    folded
+}
+
+fn color(severity: Severity) -> Color {
+    match severity {
+        Severity::Error => Color::Red,
+        Severity::Warning => Color::Yellow,
+        Severity::Info => Color::DarkGray,
+    }
+}
