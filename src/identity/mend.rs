@@ -189,6 +189,15 @@ pub(super) fn set_publication(publication: &Publication, option: &str, comment: 
     Mend::one(comment, format!("ALTER PUBLICATION {} SET ({option})", Identifier(&publication.name)))
 }
 
+/// Lists other columns of a table in a publication, all of which is to be completed.
+pub(super) fn list_columns(publication: &Publication, table: &Relation) -> String {
+    let (publication, table) = (Identifier(&publication.name), table.table_name());
+    format!(
+        "BEGIN; ALTER PUBLICATION {publication} DROP TABLE {table}; ALTER PUBLICATION {publication} ADD TABLE {table} \
+         (<columns>); COMMIT"
+    )
+}
+
 /// A unique index, built while the table is written to. What an attempt that failed left behind goes first.
 fn build_index(table: &Relation, index: &str, columns: &[&Column]) -> Mend {
     let name = table.table_name();

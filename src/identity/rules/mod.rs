@@ -97,6 +97,13 @@ struct Found<'a> {
 }
 
 impl Found<'_> {
+    /// Adds findings that are worse, or not as bad, as those of the rule usually are.
+    fn with(&mut self, severity: Severity, add: impl FnOnce(&mut Found<'_>)) {
+        let known = self.findings.len();
+        add(self);
+        self.findings.iter_mut().skip(known).for_each(|finding| finding.severity = severity);
+    }
+
     /// A table as a publication publishes it.
     fn published(&mut self, published: &Published<'_>, message: String, mend: Option<Mend>) {
         self.add(Some(published.table), Some(published.publication), message, mend);
@@ -121,16 +128,20 @@ impl Found<'_> {
 }
 
 impl<'a> View<'a> {
-    fn new(catalog: &'a Catalog, survey: &'a Survey, scope: &'a Scope) -> View<'a> {
+    /// `to_come` is what zero-cache publishes if it has not been here yet.
+    fn new(catalog: &'a Catalog, survey: &'a Survey, scope: &'a Scope, to_come: &'a Publication) -> View<'a> {
         let is_meant = |publication: &&Publication| {
             scope.publications.is_empty() || scope.publications.iter().any(|name| **name == *publication.name)
         };
         let publications: Vec<&Publication> = catalog.publications.iter().filter(is_meant).collect();
         let published = publications.iter().flat_map(|publication| catalog.published(publication)).collect();
-        let zero_publications = match scope.rule_sets.contains(&RuleSet::Zero) {
-            true => zero::publications(catalog, scope),
-            false => Vec::new(),
-        };
+        let mut zero_publications = Vec::new();
+        if scope.rule_sets.contains(&RuleSet::Zero) {
+            zero_publications = zero::publications(catalog, scope);
+            if zero_publications.is_empty() && scope.publications.is_empty() {
+                zero_publications.push(to_come);
+            }
+        }
         let zero = zero_publications.iter().flat_map(|publication| catalog.published(publication)).collect();
         View { catalog, survey, scope, publications, published, zero, zero_publications }
     }
@@ -159,7 +170,8 @@ impl<'a> View<'a> {
 
 /// Judges a catalog. What the values of tables showed decides which keys are proposed.
 pub fn audit(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Audit {
-    let view = View::new(catalog, survey, scope);
+    let to_come = zero::default_publication();
+    let view = View::new(catalog, survey, scope, &to_come);
     let mut findings = Vec::new();
     for rule in all().filter(|rule| rule.set == RuleSet::Postgres || scope.rule_sets.contains(&rule.set)) {
         (rule.check)(&view, &mut Found { rule, findings: &mut findings });
@@ -179,7 +191,8 @@ pub fn audit(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Audit {
 /// The tables whose values decide how they can be mended, with the columns to look at.
 pub fn questions(catalog: &Catalog, scope: &Scope) -> Vec<Question> {
     let survey = Survey::new();
-    let view = View::new(catalog, &survey, scope);
+    let to_come = zero::default_publication();
+    let view = View::new(catalog, &survey, scope, &to_come);
     let mut tables: BTreeMap<Oid, &Relation> = BTreeMap::new();
     let named = view.published.iter().filter(|published| published.publication.needs_identity()).chain(&view.zero);
     tables.extend(named.map(|published| (published.table.oid, published.table)));

@@ -188,13 +188,9 @@ fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
             }
         };
         let mend = mend.unwrap_or_else(|| {
-            let (name, table) = (Identifier(&published.publication.name), published.shown_as.table_name());
             Mend::template(
                 "Publish the columns of the replica identity too; subscribers need them in their table. With a WHERE, repeat it.",
-                format!(
-                    "BEGIN; ALTER PUBLICATION {name} DROP TABLE {table}; ALTER PUBLICATION {name} ADD TABLE {table} \
-                     (<columns>); COMMIT"
-                ),
+                mend::list_columns(published.publication, published.shown_as),
             )
         });
         let message = format!(
@@ -347,11 +343,7 @@ fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
                     );
                     let template = Mend::template(
                         "List the same columns in both; with a WHERE, repeat it.",
-                        format!(
-                            "BEGIN; ALTER PUBLICATION {0} DROP TABLE {name}; ALTER PUBLICATION {0} ADD TABLE {name} \
-                             (<columns>); COMMIT",
-                            Identifier(&published.publication.name)
-                        ),
+                        mend::list_columns(published.publication, published.shown_as),
                     );
                     found.add(Some(published.shown_as), Some(published.publication), message, Some(template));
                 }
