@@ -21,6 +21,8 @@ pub struct Catalog {
     pub denied: Option<String>,
     /// Tables, materialized views, foreign tables and sequences outside the system's own schemas; no temporary ones.
     pub relations: BTreeMap<Oid, Relation>,
+    /// The partitions of each partitioned table.
+    partitions: BTreeMap<Oid, Vec<Oid>>,
     /// By name.
     pub publications: Vec<Publication>,
     /// Who streams publications at this moment, as far as the role sees it.
@@ -352,6 +354,14 @@ impl Publication {
 }
 
 impl Catalog {
+    /// Adds a relation.
+    pub fn insert(&mut self, relation: Relation) {
+        if let Some(parent) = relation.parents.first().filter(|_| relation.partition) {
+            self.partitions.entry(*parent).or_default().push(relation.oid);
+        }
+        self.relations.insert(relation.oid, relation);
+    }
+
     /// The partitioned tables that a partition belongs to, from the next one to the root.
     pub fn ancestors(&self, relation: &Relation) -> Vec<&Relation> {
         let mut ancestors: Vec<&Relation> = Vec::new();
@@ -365,5 +375,22 @@ impl Catalog {
             below = parent;
         }
         ancestors
+    }
+
+    /// A table and all its partitions, whatever the depth.
+    pub fn tree<'a>(&'a self, root: &'a Relation) -> Vec<&'a Relation> {
+        let mut tree = vec![root];
+        let mut next = 0;
+        while let Some(part) = tree.get(next) {
+            let below = self.partitions.get(&part.oid).into_iter().flatten();
+            let below: Vec<&Relation> = below.filter_map(|oid| self.relations.get(oid)).collect();
+            // What the server says is a tree; what was sent may be anything.
+            if tree.len() + below.len() > self.relations.len() {
+                break;
+            }
+            tree.extend(below);
+            next += 1;
+        }
+        tree
     }
 }

@@ -100,13 +100,14 @@ pub(super) fn question(catalog: &Catalog, table: &Relation) -> Option<Question> 
         return None;
     }
     let table = keyed(catalog, table);
-    let candidates = candidates(table).into_iter().take(MOST_CANDIDATES);
+    let candidates = candidates(catalog, table).into_iter().take(MOST_CANDIDATES);
     let numbers = |candidate: Candidate<'_>| candidate.columns.iter().map(|column| column.number).collect();
     Some(Question { table: table.oid, candidates: candidates.map(numbers).collect() })
 }
 
-/// How to name the rows of a table that has no usable replica identity, or none that zero-cache takes for a key.
-pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, zero: bool) -> Mend {
+/// How to name the rows of a table that has no usable replica identity, or no key for somebody who needs one: to him FULL
+/// is of no use.
+pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, needs_key: bool) -> Mend {
     if let Some(key) = table.keys().first() {
         return mend::use_index(table, key);
     }
@@ -124,7 +125,7 @@ pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, zero: b
             let holds = |candidate: &Candidate<'_>| {
                 keys.iter().any(|key| candidate.columns.iter().map(|column| column.number).eq(key.iter().copied()))
             };
-            candidates(keyed).into_iter().filter(holds).collect()
+            candidates(catalog, keyed).into_iter().filter(holds).collect()
         }
         _ => Vec::new(),
     };
@@ -134,17 +135,35 @@ pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, zero: b
         return become_key(keyed, key, concurrently, &because).then(named_by_it(table));
     }
     let choice = choose(keyed, evidence, &found);
-    if zero || table.columns.iter().any(|column| !column.comparable) {
+    if needs_key || table.columns.iter().any(|column| !column.comparable) {
         return choice.then(named_by_it(table).deferred());
     }
     choice.then(mend::use_full(table))
 }
 
-/// A key of a partitioned table is one of each partition, those to come included: the root gets it.
+/// A key of a partitioned table is one of each partition, those to come included: the root gets it. Unless it cannot: a
+/// key must hold all columns that partition the table or a part of it, and a part may have a key of its own.
 fn keyed<'a>(catalog: &'a Catalog, table: &'a Relation) -> &'a Relation {
-    let root = catalog.ancestors(table).last().copied();
-    // A key must hold the columns that partition the table; an expression it cannot hold.
-    root.filter(|root| root.primary_key().is_none() && !root.partition_key.contains(&0)).unwrap_or(table)
+    let Some(root) = catalog.ancestors(table).last().copied() else { return table };
+    if catalog.tree(root).iter().any(|part| part.primary_key().is_some() || part.partition_key.contains(&0)) {
+        table
+    } else {
+        root
+    }
+}
+
+/// The columns that partition a table, or a part of it.
+fn partition_columns<'a>(catalog: &Catalog, table: &'a Relation) -> Vec<&'a Column> {
+    let mut columns: Vec<&Column> = Vec::new();
+    for part in catalog.tree(table).iter().filter(|_| table.kind == RelationKind::Partitioned) {
+        let names = part.partition_key.iter().filter_map(|number| part.column(*number)).map(|column| &*column.name);
+        for column in names.filter_map(|name| table.column_named(name)) {
+            if !columns.iter().any(|known| known.number == column.number) {
+                columns.push(column);
+            }
+        }
+    }
+    columns
 }
 
 /// A new primary key names the rows where that was not ruled out before.
@@ -207,8 +226,8 @@ fn choose(table: &Relation, evidence: Option<&Evidence>, found: &[Candidate<'_>]
 }
 
 /// The columns that could be a key, the likeliest first.
-fn candidates<'a>(table: &'a Relation) -> Vec<Candidate<'a>> {
-    let Some(partition_key) = mend::columns(table, &table.partition_key) else { return Vec::new() };
+fn candidates<'a>(catalog: &Catalog, table: &'a Relation) -> Vec<Candidate<'a>> {
+    let partition_key = partition_columns(catalog, table);
     let with_partition_key = |columns: Vec<&'a Column>| {
         let mut columns = columns;
         for column in &partition_key {

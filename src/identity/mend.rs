@@ -168,6 +168,14 @@ pub(super) fn undefer(table: &Relation, index: &Index, columns: &[&Column], conc
     build.then(Mend { steps: vec![Step { comment, sql: format!("{drop} USING INDEX {new}"), run: unless }] })
 }
 
+/// Replaces a deferrable unique constraint by one that is not, if somebody is sure that nothing relies on it.
+pub(super) fn undefer_unique(table: &Relation, index: &Index) -> Option<Mend> {
+    let (name, columns) = (table.table_name(), columns(table, &index.columns)?);
+    let (constraint, list) = (Identifier(index.constraint.as_ref()?), list(&columns));
+    let sql = format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} UNIQUE ({list})");
+    Some(Mend::template("If no transaction of the application relies on its being deferrable.", sql))
+}
+
 /// Names rows by a key together with more columns, by an index of its own.
 pub(super) fn widen_identity(table: &Relation, columns: &[&Column], concurrently: bool) -> Mend {
     let name = table.table_name();

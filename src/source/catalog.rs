@@ -71,7 +71,11 @@ indexes AS (
         'columns', (index.indkey::int2[])[0:index.indnkeyatts - 1],
         'plain', NOT EXISTS (SELECT FROM unnest(index.indoption::int2[]) AS option WHERE option <> 0)
             AND NOT EXISTS (SELECT FROM unnest(index.indclass::oid[]) AS class (oid)
-                            WHERE class.oid NOT IN (SELECT oid FROM plain)),
+                            WHERE class.oid NOT IN (SELECT oid FROM plain))
+            AND NOT EXISTS (SELECT FROM unnest(index.indkey::int2[], index.indcollation::oid[]) AS part (number, collated)
+                            JOIN pg_attribute AS own ON own.attrelid = index.indrelid AND own.attnum = part.number
+                            WHERE part.collated <> own.attcollation)
+            AND to_jsonb(index) ->> 'indnullsnotdistinct' IS DISTINCT FROM 'true',
         'constraint', owner.conname) ORDER BY class.relname) AS list
     FROM pg_index AS index JOIN relation ON relation.oid = index.indrelid
          JOIN pg_class AS class ON class.oid = index.indexrelid
@@ -283,10 +287,7 @@ fn take(catalog: &mut Catalog, rows: &[SimpleQueryMessage]) -> Result<(), Connec
         };
         match kind {
             "server" => catalog.server = serde_json::from_str::<Server>(body).map_err(problem)?,
-            "relation" => {
-                let relation: Relation = serde_json::from_str(body).map_err(problem)?;
-                catalog.relations.insert(relation.oid, relation);
-            }
+            "relation" => catalog.insert(serde_json::from_str::<Relation>(body).map_err(problem)?),
             "publication" => {
                 catalog.publications.push(serde_json::from_str::<Publication>(body).map_err(problem)?);
             }

@@ -88,6 +88,7 @@ struct View<'a> {
     /// What zero-cache's publications publish.
     zero: Vec<Published<'a>>,
     zero_publications: Vec<&'a Publication>,
+    zero_tables: BTreeSet<Oid>,
 }
 
 /// What a rule has found.
@@ -142,13 +143,15 @@ impl<'a> View<'a> {
                 zero_publications.push(to_come);
             }
         }
-        let zero = zero_publications.iter().flat_map(|publication| catalog.published(publication)).collect();
-        View { catalog, survey, scope, publications, published, zero, zero_publications }
+        let zero: Vec<Published<'_>> =
+            zero_publications.iter().flat_map(|publication| catalog.published(publication)).collect();
+        let zero_tables = zero.iter().map(|published| published.table.oid).collect();
+        View { catalog, survey, scope, publications, published, zero, zero_publications, zero_tables }
     }
 
     /// Whether zero-cache gets the table too, so that what mends it must do for zero-cache.
     fn is_for_zero(&self, table: &Relation) -> bool {
-        self.zero.iter().any(|published| published.table.oid == table.oid)
+        self.zero_tables.contains(&table.oid)
     }
 
     /// Whether an index of it is built without keeping writers out.
@@ -196,9 +199,9 @@ pub fn questions(catalog: &Catalog, scope: &Scope) -> Vec<Question> {
     let mut tables: BTreeMap<Oid, &Relation> = BTreeMap::new();
     let named = view.published.iter().filter(|published| published.publication.needs_identity()).chain(&view.zero);
     tables.extend(named.map(|published| (published.table.oid, published.table)));
-    let sets = catalog.replication_sets.iter().filter(|_| scope.rule_sets.contains(&RuleSet::Pglogical));
-    let sets = sets.flat_map(|set| &set.tables).filter_map(|table| catalog.relations.get(table));
-    tables.extend(sets.map(|table| (table.oid, table)));
+    if scope.rule_sets.contains(&RuleSet::Pglogical) {
+        tables.extend(pglogical::keyed(&view).map(|table| (table.oid, table)));
+    }
     let questions = tables.into_values().filter_map(|table| key::question(catalog, table));
     questions.map(|question| (question.table, question)).collect::<BTreeMap<_, _>>().into_values().collect()
 }

@@ -1,0 +1,141 @@
+//! Types and unique values that are not the same to zero-cache.
+
+use super::key::{is_shown_by, keys};
+use super::{about, published_columns, shown};
+use crate::ident::Identifier;
+use crate::identity::catalog::{Column, Index};
+use crate::identity::finding::Severity::{Error, Warning};
+use crate::identity::mend::{self, Mend};
+use crate::identity::rules::{Found, View};
+
+pub(super) fn type_aborts_sync(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view) {
+        let table = published.shown_as;
+        for column in published_columns(&published).filter(|column| aborts_sync(column)) {
+            let (name, sql_type) = (Identifier(&column.name), &column.sql_type);
+            let (because, mend) = if column.element.is_some() {
+                let sql = format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {sql_type}", table.table_name());
+                let comment = "The catalog then says that it is an array; no row is written.";
+                (
+                    format!("{name} ({sql_type}) was made by CREATE TABLE AS, so its dimensions are not known"),
+                    Mend::one(comment, sql),
+                )
+            } else {
+                let sql = format!("ALTER TABLE {} ALTER COLUMN {name} TYPE text", table.table_name());
+                let comment = "Choose a type that zero knows, or leave the column out of the publication.";
+                (format!("it takes {name} ({sql_type}) for an array"), Mend::template(comment, sql))
+            };
+            let message = format!(
+                "zero-cache's initial sync stops, for all tables: {because}: TEXT_ARRAY_ATTRIBUTE and [] must be consistent \
+                 in dataType: {}|TEXT_ARRAY",
+                column.type_name
+            );
+            about(found, &published, message, Some(mend));
+        }
+    }
+}
+
+/// zero-cache takes a type with elements for an array, and finds none in the name of the type.
+fn aborts_sync(column: &Column) -> bool {
+    column.subscripted && column.dimensions == 0
+}
+
+pub(super) fn type_unsupported(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view) {
+        let keys: Vec<&Index> = keys(&published).collect();
+        let hides_table = !keys.is_empty() && !keys.iter().any(|key| is_shown_by(&published, key));
+        let columns = published_columns(&published).filter(|column| !is_known(column) && !aborts_sync(column));
+        for column in columns {
+            let (name, sql_type) = (Identifier(&column.name), &column.sql_type);
+            let in_key = keys.iter().any(|key| key.columns.contains(&column.number));
+            let (severity, message) = match hides_table && in_key {
+                true => (
+                    Error,
+                    format!(
+                        "zero does not know the type of {name} ({sql_type}), and no key is without it: zero-cache's clients \
+                         never see the table, without a word in its log"
+                    ),
+                ),
+                false => (
+                    Warning,
+                    format!(
+                        "zero does not know the type of {name} ({sql_type}): zero-cache's clients do not see the column"
+                    ),
+                ),
+            };
+            found.with(severity, |found| about(found, &published, message, None));
+        }
+    }
+}
+
+/// Whether zero has a type for a column (`types/pg-data-type.ts`).
+pub(super) fn is_known(column: &Column) -> bool {
+    const KNOWN: &[&str] = &[
+        "int2",
+        "int4",
+        "int8",
+        "numeric",
+        "float4",
+        "float8",
+        "date",
+        "time",
+        "timetz",
+        "timestamp",
+        "timestamptz",
+        "bpchar",
+        "varchar",
+        "text",
+        "cidr",
+        "inet",
+        "macaddr",
+        "macaddr8",
+        "pg_lsn",
+        "uuid",
+        "ean13",
+        "isbn",
+        "isbn13",
+        "ismn",
+        "ismn13",
+        "issn",
+        "issn13",
+        "upc",
+        "bool",
+        "json",
+        "jsonb",
+    ];
+    column.element.is_some() || column.type_kind == 'e' || KNOWN.contains(&&*column.type_name)
+}
+
+pub(super) fn deferrable_unique(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view) {
+        for index in
+            published.shown_as.indexes.iter().filter(|index| index.unique && !index.immediate && !index.primary)
+        {
+            let constraint = index.constraint.as_deref().unwrap_or(&index.name);
+            let message = format!(
+                "The unique constraint {} is deferrable: a swap of values within a transaction stops zero-cache, and again \
+                 after each restart: UNIQUE constraint failed",
+                Identifier(constraint)
+            );
+            about(found, &published, message, mend::undefer_unique(published.shown_as, index));
+        }
+    }
+}
+
+pub(super) fn numeric_unique(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view) {
+        let table = published.shown_as;
+        for index in table.indexes.iter().filter(|index| index.unique && !index.partial) {
+            let Some(columns) = mend::columns(table, &index.columns) else { continue };
+            if let Some(column) = columns.iter().find(|column| &*column.type_name == "numeric") {
+                let message = format!(
+                    "{} of the unique index {} is numeric, and a double precision number to zero-cache: of two rows whose \
+                     values are then equal its clients see one",
+                    Identifier(&column.name),
+                    Identifier(&index.name)
+                );
+                about(found, &published, message, None);
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What names the rows of a table to zero-cache.
+
+use super::column::is_known;
+use super::{about, lite_name, shown};
+use crate::identity::catalog::{Column, IdentitySetting, Index, Missing, Relation, ReplicaIdentity};
+use crate::identity::key;
+use crate::identity::mend::{self, Mend};
+use crate::identity::publish::Published;
+use crate::identity::rules::{Found, View};
+
+/// The indexes that zero-cache takes for keys (`computeZqlSpecsFromLiteSpecs` in `lite-tables.ts`), whatever the types of
+/// their columns; deferrable ones are.
+pub(super) fn keys<'a>(published: &Published<'a>) -> impl Iterator<Item = &'a Index> {
+    let published = *published;
+    published.shown_as.indexes.iter().filter(move |index| {
+        let columns = mend::columns(published.shown_as, &index.columns);
+        let is_key =
+            |columns: Vec<&Column>| columns.iter().all(|column| column.not_null && published.publishes(&column.name));
+        index.unique && !index.partial && columns.is_some_and(is_key)
+    })
+}
+
+/// Whether zero knows the types of all columns of a key.
+pub(super) fn is_shown_by(published: &Published<'_>, key: &Index) -> bool {
+    mend::columns(published.shown_as, &key.columns).is_some_and(|columns| columns.iter().all(|column| is_known(column)))
+}
+
+/// What gives a table a key. One that is there and not published is not a matter of the table.
+fn key_for_zero(view: &View<'_>, table: &Relation) -> Option<Mend> {
+    table.keys().is_empty().then(|| key::plan(view.catalog, view.survey, table, true))
+}
+
+pub(super) fn no_key(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view) {
+        if published.table.identity == IdentitySetting::Full || keys(&published).next().is_some() {
+            continue;
+        }
+        let also = match published.table.replica_identity() {
+            ReplicaIdentity::Missing(Missing::PrimaryKey) => {
+                ", and the application's own UPDATE and DELETE fail as long as it is published"
+            }
+            _ => "",
+        };
+        let message = format!(
+            "zero-cache needs a key, a primary key or a unique index over NOT NULL columns that are published, and there is \
+             none: its clients never see the table{also}: The \"{}\" table is missing a primary key or non-null unique index \
+             and thus cannot be synced to the client",
+            lite_name(published.shown_as)
+        );
+        about(found, &published, message, key_for_zero(view, published.shown_as));
+    }
+}
+
+pub(super) fn full_without_key(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view) {
+        let is_full = published.table.identity == IdentitySetting::Full;
+        if !is_full || keys(&published).any(|key| is_shown_by(&published, key)) {
+            continue;
+        }
+        let message = format!(
+            "REPLICA IDENTITY FULL without a key that zero knows: zero-cache stops at the first insert, and again after each \
+             restart and reset: Cannot replicate table \"{}\" without a PRIMARY KEY or UNIQUE INDEX",
+            published.shown_as.name
+        );
+        about(found, &published, message, key_for_zero(view, published.table));
+    }
+}
+
+pub(super) fn missing(view: &View<'_>, found: &mut Found<'_>, is: fn(Missing<'_>) -> bool) {
+    for published in shown(view) {
+        let table = published.shown_as;
+        let ReplicaIdentity::Missing(why) = table.replica_identity() else { continue };
+        if !is(why) {
+            continue;
+        }
+        let then = match why {
+            Missing::Nothing => format!("Table \"{}\" with REPLICA IDENTITY NOTHING cannot be replicated", table.name),
+            _ => format!("Table \"{}\" is missing its REPLICA IDENTITY INDEX", table.name),
+        };
+        let message = format!("zero-cache's initial sync stops, for all tables: {then}");
+        about(found, &published, message, Some(key::plan(view.catalog, view.survey, table, true)));
+    }
+}
