@@ -162,7 +162,7 @@ pub struct Column {
     pub identity: bool,
     /// `attgenerated`: `s` stored, `v` virtual.
     pub generated: Option<char>,
-    /// The default's expression, where it is a plain one.
+    /// The default's expression, where the table has no primary key: it may tell which column could be one.
     pub default: Option<Box<str>>,
 }
 
@@ -185,7 +185,8 @@ pub struct Index {
     pub partial: bool,
     /// The columns of the key, without those that are only included; 0 is an expression.
     pub columns: Vec<ColumnNumber>,
-    /// Whether a b-tree in the default order, as ADD PRIMARY KEY USING INDEX demands.
+    /// Whether ADD PRIMARY KEY USING INDEX takes it: the table has no primary key, and it is unique, a b-tree, in the
+    /// default order of its columns.
     pub plain: bool,
     /// The constraint that it enforces.
     pub constraint: Option<Box<str>>,

@@ -26,8 +26,9 @@ WITH schema AS MATERIALIZED (
     WHERE nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast') AND nspname !~ '^pg_(toast_)?temp_'),
 relation AS MATERIALIZED (
     SELECT class.oid, schema.nspname, class.relname, class.relkind, class.relpersistence, class.relreplident,
-           class.relispartition
+           class.relispartition, keyed.oid IS NOT NULL AS relhaskey
     FROM pg_class AS class JOIN schema ON schema.oid = class.relnamespace
+         LEFT JOIN (SELECT indrelid AS oid FROM pg_index WHERE indisprimary) AS keyed ON keyed.oid = class.oid
     WHERE class.relkind IN ('r', 'p', 'm', 'f', 'S') AND class.relpersistence <> 't'),
 compared AS MATERIALIZED (
     SELECT class.opcintype AS type FROM pg_opclass AS class JOIN pg_am ON pg_am.oid = class.opcmethod
@@ -53,11 +54,11 @@ columns AS (
         'subscripted', type.subscripted, 'dimensions', attribute.attndims, 'comparable', type.comparable,
         'not_null', attribute.attnotnull, 'identity', attribute.attidentity <> '',
         'generated', nullif(attribute.attgenerated, ''),
-        'default', CASE WHEN attribute.atthasdef AND attribute.attgenerated = ''
-            THEN left(pg_get_expr(value.adbin, value.adrelid), 200) END) ORDER BY attribute.attnum) AS list
+        'default', CASE WHEN attribute.atthasdef AND attribute.attgenerated = '' AND NOT relation.relhaskey
+            THEN (SELECT left(pg_get_expr(adbin, adrelid), 200) FROM pg_attrdef
+                  WHERE adrelid = attribute.attrelid AND adnum = attribute.attnum) END) ORDER BY attribute.attnum) AS list
     FROM pg_attribute AS attribute JOIN relation ON relation.oid = attribute.attrelid
          JOIN type ON type.oid = attribute.atttypid
-         LEFT JOIN pg_attrdef AS value ON value.adrelid = attribute.attrelid AND value.adnum = attribute.attnum
     WHERE relation.relkind IN ('r', 'p') AND attribute.attnum > 0 AND NOT attribute.attisdropped
     GROUP BY attribute.attrelid),
 plain AS MATERIALIZED (
@@ -69,7 +70,8 @@ indexes AS (
         'immediate', index.indimmediate, 'valid', index.indisvalid AND index.indisready AND index.indislive,
         'identity', index.indisreplident, 'partial', index.indpred IS NOT NULL,
         'columns', (index.indkey::int2[])[0:index.indnkeyatts - 1],
-        'plain', NOT EXISTS (SELECT FROM unnest(index.indoption::int2[]) AS option WHERE option <> 0)
+        'plain', index.indisunique AND NOT relation.relhaskey
+            AND NOT EXISTS (SELECT FROM unnest(index.indoption::int2[]) AS option WHERE option <> 0)
             AND NOT EXISTS (SELECT FROM unnest(index.indclass::oid[]) AS class (oid)
                             WHERE class.oid NOT IN (SELECT oid FROM plain))
             AND NOT EXISTS (SELECT FROM unnest(index.indkey::int2[], index.indcollation::oid[]) AS part (number, collated)
@@ -146,7 +148,7 @@ FROM pglogical.replication_set AS set JOIN pglogical.local_node AS node ON node.
 
 /// Names in the statement mean the system's: the session's search path is empty, and the catalog is on it always. These
 /// are the limits within which it may run.
-const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '1s'; SET jit = off";
+const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '1s'; SET jit = off; SET work_mem = '64MB'";
 
 #[derive(Deserialize)]
 struct Streaming {
