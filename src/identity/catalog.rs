@@ -17,7 +17,7 @@ pub type ColumnNumber = i16;
 pub struct Catalog {
     /// The server and the role that looked.
     pub server: Server,
-    /// What the role may not read, in the server's words. Then the rest is not known, or in part.
+    /// Why the role may not read the catalog, in the server's words. Nothing else is known then.
     pub denied: Option<String>,
     /// Tables, materialized views, foreign tables and sequences outside the system's own schemas; no temporary ones.
     pub relations: BTreeMap<Oid, Relation>,
@@ -29,6 +29,8 @@ pub struct Catalog {
     pub consumers: Vec<Consumer>,
     /// The replication sets of pglogical on this node.
     pub replication_sets: Vec<ReplicationSet>,
+    /// Why the role may not read them, in the server's words.
+    pub sets_denied: Option<String>,
 }
 
 /// What holds for the whole server or database.

@@ -135,7 +135,9 @@ pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, needs_k
         return become_key(keyed, key, concurrently, &because).then(named_by_it(table));
     }
     let choice = choose(keyed, evidence, &found);
-    if needs_key || table.columns.iter().any(|column| !column.comparable) {
+    // What was not looked at may have a key; and values that cannot be compared name nothing.
+    let is_seen = matches!(evidence, Some(Evidence::Seen { .. }));
+    if needs_key || !is_seen || table.columns.iter().any(|column| !column.comparable) {
         return choice.then(named_by_it(table).deferred());
     }
     choice.then(mend::use_full(table))
@@ -200,7 +202,7 @@ fn choose(table: &Relation, evidence: Option<&Evidence>, found: &[Candidate<'_>]
     let lists: Vec<String> = found.iter().map(|candidate| format!("({})", mend::list(&candidate.columns))).collect();
     let known = match evidence {
         None => "Its values were not looked at.".to_owned(),
-        Some(Evidence::Denied) => format!("Walgate's role may not look at its values: GRANT SELECT ON {name} TO it."),
+        Some(Evidence::Denied) => "walgate's role may not look at its values.".to_owned(),
         Some(Evidence::Unseen) => "Its values could not be looked at in time.".to_owned(),
         Some(Evidence::Seen { rows: 0 | 1, .. }) => "It has too few rows to tell which columns name them.".to_owned(),
         Some(Evidence::Seen { rows, .. }) if lists.is_empty() => {

@@ -60,11 +60,6 @@ impl Mend {
         self.steps.iter_mut().for_each(|step| step.run = Run::Template);
         self
     }
-
-    /// Whether it mends all by itself.
-    pub fn is_complete(&self) -> bool {
-        !self.steps.is_empty() && self.steps.iter().all(|step| step.run != Run::Template)
-    }
 }
 
 /// A line a statement; what must be completed is a comment.

@@ -214,8 +214,12 @@ pub async fn read(session: &SqlSession) -> Result<Catalog, ConnectError> {
             match session.simple_query(statement).await {
                 Ok(rows) => break rows,
                 Err(error) if is_denied(&error) => {
-                    catalog.denied = error.as_db_error().map(|error| error.message().to_owned());
-                    return Ok(catalog);
+                    let message = error.as_db_error().map(|error| error.message().to_owned());
+                    match statement {
+                        REPLICATION_SETS => catalog.sets_denied = message,
+                        _ => catalog.denied = message,
+                    }
+                    break Vec::new();
                 }
                 // A function came upon what was dropped meanwhile.
                 Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) && attempt < ATTEMPTS => attempt += 1,

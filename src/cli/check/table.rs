@@ -6,7 +6,7 @@ use ratatui::crossterm::style::Stylize as _;
 use ratatui::prelude::IntoCrossterm as _;
 use ratatui::style::Color;
 
-use crate::identity::{Audit, Finding, Severity};
+use crate::identity::{Audit, Finding, Run, Severity};
 
 /// Everything, ending with how to mend it by `command`.
 pub(super) fn render(audit: &Audit, command: &str, coloured: bool) -> String {
@@ -52,8 +52,8 @@ pub(super) fn render(audit: &Audit, command: &str, coloured: bool) -> String {
         return text;
     }
     let _ = writeln!(text, "{tables}: {counts}.");
-    let mendable = |finding: &Finding| finding.mend.as_ref().is_some_and(|mend| mend.is_complete());
-    if audit.findings.iter().any(mendable) {
+    let mut steps = audit.findings.iter().filter_map(|finding| finding.mend.as_ref()).flat_map(|mend| &mend.steps);
+    if steps.any(|step| step.run != Run::Template) {
         let _ = writeln!(text, "See what mends it: {command} --format sql. Mend it: {command} --apply");
     }
     text

@@ -176,7 +176,14 @@ pub fn audit(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Audit {
     let to_come = zero::default_publication();
     let view = View::new(catalog, survey, scope, &to_come);
     let mut findings = Vec::new();
-    for rule in all().filter(|rule| rule.set == RuleSet::Postgres || scope.rule_sets.contains(&rule.set)) {
+    // Of what could not be read the other rules would say that it is not there.
+    let is_known = |rule: &&Rule| match rule.set {
+        _ if rule.id == postgres::NO_RIGHTS => true,
+        RuleSet::Pglogical => catalog.denied.is_none() && catalog.sets_denied.is_none(),
+        RuleSet::Postgres | RuleSet::Zero => catalog.denied.is_none(),
+    };
+    let rules = all().filter(|rule| rule.set == RuleSet::Postgres || scope.rule_sets.contains(&rule.set));
+    for rule in rules.filter(is_known) {
         (rule.check)(&view, &mut Found { rule, findings: &mut findings });
     }
     findings.sort_by(|a, b| {
@@ -209,4 +216,60 @@ pub fn questions(catalog: &Catalog, scope: &Scope) -> Vec<Question> {
 /// All rules.
 pub fn all() -> impl Iterator<Item = &'static Rule> {
     postgres::RULES.iter().chain(zero::RULES).chain(pglogical::RULES)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// `WALGATE_WRITE_RULES=1 cargo test --lib reference` writes it.
+    #[test]
+    fn the_reference_of_the_rules_is_up_to_date() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/identity-rules.md");
+        let text = reference();
+        if std::env::var_os("WALGATE_WRITE_RULES").is_some() {
+            fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), text, "see above this test");
+    }
+
+    #[test]
+    fn a_rule_is_named_once_and_after_its_set() {
+        let mut ids: Vec<&str> = all().map(|rule| rule.id).collect();
+        for rule in all() {
+            let prefix = if rule.set == RuleSet::Postgres { "pg" } else { rule.set.as_str() };
+            assert_eq!(rule.id.split_once('/').map(|(prefix, _)| prefix), Some(prefix), "{}", rule.id);
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), all().count());
+    }
+
+    /// The rules as a table in Markdown.
+    fn reference() -> String {
+        let mut text = String::from(
+            "# Identity rules\n\nWhat `walgate check`, the daemon and its guard look for. Each rule was seen to come true on real \
+             servers (`tests/identity`, `tests/zero`). This page is generated from `src/identity/rules`.\n",
+        );
+        for (set, title) in [
+            (RuleSet::Postgres, "PostgreSQL: always"),
+            (RuleSet::Zero, "zero-cache: with `--for zero`"),
+            (RuleSet::Pglogical, "pglogical: with `--for pglogical`"),
+        ] {
+            // Writing to a String cannot fail.
+            let _ = write!(
+                text,
+                "\n## {title}\n\n| rule | severity | holds when | what then happens |\n|---|---|---|---|\n"
+            );
+            for rule in all().filter(|rule| rule.set == set) {
+                let Rule { id, severity, holds_when, consequence, .. } = rule;
+                let _ = writeln!(text, "| `{id}` | {severity} | {holds_when} | {consequence} |");
+            }
+        }
+        text
+    }
 }

@@ -10,7 +10,7 @@ use crate::identity::catalog::{
     ColumnNumber, IdentitySetting, Index, Missing, Publication, RelationKind, ReplicaIdentity,
 };
 use crate::identity::finding::Severity::{Error, Info, Warning};
-use crate::identity::key;
+use crate::identity::key::{self, Evidence};
 use crate::identity::mend::{self, Mend};
 use crate::identity::publish::Published;
 
@@ -120,7 +120,18 @@ pub(super) static RULES: &[Rule] = &[
         consequence: "it is missing on the target after a cutover",
         check: not_published,
     },
+    Rule {
+        id: NO_RIGHTS,
+        set: RuleSet::Postgres,
+        severity: Error,
+        holds_when: "walgate's role may not read the catalog; a warning where it may not read a table that needs a key",
+        consequence: "what is not seen is not judged",
+        check: no_rights,
+    },
 ];
+
+/// The rule that says what could not be looked at.
+pub(super) const NO_RIGHTS: &str = "pg/no-rights";
 
 /// Tables of which the server says this, where it matters.
 fn missing(view: &View<'_>, found: &mut Found<'_>, is: fn(Missing<'_>) -> bool) {
@@ -467,5 +478,24 @@ fn not_published(view: &View<'_>, found: &mut Found<'_>) {
     if view.catalog.server.large_objects && !schemas.is_empty() {
         let message = "Large objects are not replicated: after a cutover they are missing on the target.";
         found.add(None, None, message.into(), None);
+    }
+}
+
+fn no_rights(view: &View<'_>, found: &mut Found<'_>) {
+    let role = Identifier(&view.catalog.server.role);
+    let sets = view.catalog.sets_denied.as_ref().filter(|_| view.scope.rule_sets.contains(&RuleSet::Pglogical));
+    for denied in view.catalog.denied.iter().chain(sets) {
+        let message =
+            format!("walgate's role may not look, so there may be any findings: {denied}. GRANT it SELECT there.");
+        found.add(None, None, message, None);
+    }
+    for (table, _) in view.survey.iter().filter(|(_, evidence)| **evidence == Evidence::Denied) {
+        let Some(table) = view.catalog.relations.get(table) else { continue };
+        let name = table.table_name();
+        let message = "walgate's role may not read the table, or not all of its rows, so it cannot tell which columns could \
+                       be its key";
+        let mend =
+            Mend::template("And BYPASSRLS, if it has row security.", format!("GRANT SELECT ON {name} TO {role}"));
+        found.with(Warning, |found| found.add(Some(table), None, message.to_owned(), Some(mend)));
     }
 }
