@@ -2,11 +2,13 @@
 //! into the exit status that scripts rely on.
 
 mod check;
+mod columns;
 mod demo;
 mod lag;
 mod manual;
 mod output;
 mod run;
+mod slots;
 mod tail;
 
 use std::ffi::OsString;
@@ -21,6 +23,9 @@ use crate::telemetry;
 
 /// A configuration or a command line that cannot be used (`EX_USAGE` of sysexits).
 const BAD_CONFIG: u8 = 64;
+
+/// The commands that a mistake ends with [`BAD_CONFIG`]: their other statuses have meanings of their own.
+const CHECKED: [&str; 4] = ["run", "lag", "check", "slots"];
 
 /// The server cannot be reached, or does not answer.
 const UNREACHABLE: u8 = 4;
@@ -44,6 +49,8 @@ enum Command {
     Lag(lag::Args),
     /// Find published tables that will break somebody, and mend them
     Check(check::Args),
+    /// List replication slots, drop them, or reset a consumer by them
+    Slots(slots::Args),
     /// Print the changes of publications as they come, decoded, from a temporary slot
     Tail(tail::Args),
     /// See all of it work, on throw-away servers
@@ -82,10 +89,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = error.print();
             return match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-                _ if arguments
-                    .get(1)
-                    .is_some_and(|command| command == "run" || command == "lag" || command == "check") =>
-                {
+                _ if arguments.get(1).is_some_and(|command| CHECKED.iter().any(|checked| command == checked)) => {
                     BAD_CONFIG.into()
                 }
                 _ => USAGE.into(),
@@ -96,7 +100,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // What is shown of the demo must not be written across.
         Command::Demo(_) => "warn",
         // What goes wrong is the answer.
-        Command::Lag(_) | Command::Check(_) => "error",
+        Command::Lag(_) | Command::Check(_) | Command::Slots(_) => "error",
         _ => "info",
     };
     if let Err(error) = telemetry::init_logs(level) {
@@ -107,6 +111,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Lag(args) => lag::main(&args),
         Command::Check(args) => check::main(&args),
+        Command::Slots(args) => slots::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Completions(args) => manual::completions(&args, &mut Cli::command()),

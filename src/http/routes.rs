@@ -18,7 +18,7 @@ use super::View;
 use super::events::events;
 use super::problem::Problem;
 use crate::ident::SlotName;
-use crate::lag::{LagReport, SlotReport};
+use crate::lag::{LagReport, SlotsReport};
 use crate::source::{Health, Source, SourceReport};
 
 pub(super) fn router(view: Arc<View>) -> Router {
@@ -122,16 +122,11 @@ async fn lag(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<LagRep
     Ok(Json(LagReport { consumers: reports.filter(|report| filter.wants(&report.slot)).collect() }))
 }
 
-#[derive(Serialize)]
-struct SlotsAnswer {
-    slots: Vec<SlotReport>,
-}
-
-async fn slots(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<SlotsAnswer>, Problem> {
+async fn slots(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<SlotsReport>, Problem> {
     let (filter, sources) = Filter::read(query, &view)?;
     let now = Instant::now();
     let slots = sources.iter().flat_map(|source| source.lag().slots(now));
-    Ok(Json(SlotsAnswer { slots: slots.filter(|slot| filter.wants(&slot.slot)).collect() }))
+    Ok(Json(SlotsReport { slots: slots.filter(|slot| filter.wants(&slot.slot)).collect() }))
 }
 
 #[derive(Serialize)]

@@ -28,7 +28,7 @@ pub use events::{Aspect, Event};
 pub use latency::AckLatency;
 pub use poll::{History, Reader, SlotRow, SourcePoll};
 pub use report::{ConsumerReport, Lag, LagReport, Observe, Positions, Rates};
-pub use report::{SlotKind, SlotReport, Stage, State, TableReport};
+pub use report::{SlotKind, SlotReport, SlotsReport, Stage, State, TableReport};
 pub use source::{Attachment, SourceLag};
 pub use timeline::{Figures, Pending, TablePending, Timeline};
 pub use transactions::{PublishedCommit, Transactions};

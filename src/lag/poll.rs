@@ -7,7 +7,7 @@ use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 use crate::wire::command::StartReplication;
 
-use super::report::SlotKind;
+use super::report::{SlotKind, SlotReport};
 
 /// Which history of WAL a position belongs to: positions of two histories cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,6 +46,36 @@ pub struct SourcePoll {
     pub counts_us: bool,
     /// The rows of `pg_replication_slots`, but for walgate's own.
     pub slots: BTreeMap<SlotName, SlotRow>,
+}
+
+impl SourcePoll {
+    /// Every slot, in the order of their names, as a slot of the source of this name.
+    pub fn slot_reports(&self, source: &str) -> Vec<SlotReport> {
+        self.slots.iter().map(|(slot, row)| self.slot_report(source, slot, row)).collect()
+    }
+
+    fn slot_report(&self, source: &str, slot: &SlotName, row: &SlotRow) -> SlotReport {
+        SlotReport {
+            source: source.to_owned(),
+            slot: slot.clone(),
+            kind: row.kind,
+            plugin: row.plugin.clone(),
+            database: row.database.clone(),
+            temporary: row.temporary,
+            two_phase: row.two_phase,
+            active: row.active,
+            active_pid: row.active_pid,
+            application_name: row.reader.application_name.clone(),
+            client_addr: row.reader.client_addr.clone(),
+            inactive_since: row.inactive_since,
+            restart_lsn: row.restart_lsn,
+            confirmed_flush_lsn: row.confirmed_flush,
+            retained_wal_bytes: row.restart_lsn.map(|restart| self.flushed.bytes_since(restart)),
+            wal_status: row.wal_status.clone(),
+            safe_wal_bytes: row.safe_wal_size,
+            invalidation_reason: row.invalidation_reason.clone(),
+        }
+    }
 }
 
 /// A row of `pg_replication_slots`.

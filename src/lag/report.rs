@@ -56,6 +56,13 @@ pub struct ConsumerReport {
     pub observe_reason: Option<String>,
 }
 
+/// `/v1/slots`, and what `walgate slots list --format json` prints.
+#[derive(Clone, Debug, Serialize)]
+pub struct SlotsReport {
+    /// By source and slot.
+    pub slots: Vec<SlotReport>,
+}
+
 /// One row of `pg_replication_slots`, with who reads it.
 #[derive(Clone, Debug, Serialize)]
 pub struct SlotReport {

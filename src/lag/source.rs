@@ -15,7 +15,7 @@ use super::consumer::{Consumer, Copied};
 use super::estimate::{Estimate, Look};
 use super::events::{Conditions, Event};
 use super::latency::AckLatency;
-use super::poll::{History, SlotRow, SourcePoll};
+use super::poll::{History, SourcePoll};
 use super::report::{ConsumerReport, Observe, Positions, SlotKind, SlotReport, State};
 
 /// One stream of a consumer or of a copy of its slot, from its start to its end.
@@ -259,31 +259,7 @@ impl SourceLag {
     /// Every slot as it was last seen, in the order of their names; none while nothing is fresh.
     pub fn slots(&self, now: Instant) -> Vec<SlotReport> {
         let fresh = self.poll.as_ref().filter(|(_, at)| now.saturating_duration_since(*at) <= self.stale_after);
-        let rows = fresh.into_iter().flat_map(|(poll, _)| poll.slots.iter().map(move |row| (poll, row)));
-        rows.map(|(poll, (slot, row))| self.slot(poll, slot, row)).collect()
-    }
-
-    fn slot(&self, poll: &SourcePoll, slot: &SlotName, row: &SlotRow) -> SlotReport {
-        SlotReport {
-            source: self.name.clone(),
-            slot: slot.clone(),
-            kind: row.kind,
-            plugin: row.plugin.clone(),
-            database: row.database.clone(),
-            temporary: row.temporary,
-            two_phase: row.two_phase,
-            active: row.active,
-            active_pid: row.active_pid,
-            application_name: row.reader.application_name.clone(),
-            client_addr: row.reader.client_addr.clone(),
-            inactive_since: row.inactive_since,
-            restart_lsn: row.restart_lsn,
-            confirmed_flush_lsn: row.confirmed_flush,
-            retained_wal_bytes: row.restart_lsn.map(|restart| poll.flushed.bytes_since(restart)),
-            wal_status: row.wal_status.clone(),
-            safe_wal_bytes: row.safe_wal_size,
-            invalidation_reason: row.invalidation_reason.clone(),
-        }
+        fresh.map(|(poll, _)| poll.slot_reports(&self.name)).unwrap_or_default()
     }
 
     fn report(&self, slot: &SlotName, consumer: &Consumer, now: Instant) -> ConsumerReport {

@@ -93,6 +93,11 @@ impl Looker {
         Ok(Looker { session, statement, backend: None })
     }
 
+    /// The session that it looks through.
+    pub(super) fn session(&self) -> &SqlSession {
+        &self.session
+    }
+
     /// Looks.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ mod query;
 pub mod replication;
 mod secret;
 mod sessions;
+pub mod slots;
 pub mod sql;
 mod stream;
 mod tls;

@@ -6,7 +6,7 @@ use crate::lag::{ConsumerReport, State};
 pub(super) const UNKNOWN: &str = "?";
 
 /// Bytes as `pg_size_pretty` prints them: whole numbers, rounded half up, of the unit that leaves at most 10240.
-pub(super) fn size(bytes: u64) -> String {
+pub(in crate::cli) fn size(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["bytes", "kB", "MB", "GB", "TB", "PB"];
     let mut halves = u128::from(bytes) * 2;
     let mut units = UNITS.into_iter().peekable();
@@ -21,7 +21,7 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// Seconds with two or three digits. Nothing but 0 prints as 0.
-pub(super) fn age(seconds: f64) -> String {
+pub(in crate::cli) fn age(seconds: f64) -> String {
     match seconds {
         0.0 => "0 s".into(),
         ..0.001 => "<1 ms".into(),

@@ -3,7 +3,7 @@
 //! A probe is asked when something is wrong, so it answers in time whatever the server does, with what it knows by then:
 //! what it could not find out is `unknown`, with a status of its own, and never looks like 0.
 
-mod figures;
+pub(super) mod figures;
 mod limits;
 mod live;
 mod nagios;

@@ -9,10 +9,10 @@ use ratatui::style::Color;
 use super::figures::{UNKNOWN, behind, count, eta, exact, size};
 use super::limits::{Judgement, Limits, Verdict};
 use super::probe::Answer;
+use crate::cli::columns::{Column, line_up};
 use crate::lag::{ConsumerReport, State};
 
-/// Each column's heading, and whether it holds numbers, which line up at their ends.
-const COLUMNS: [(&str, bool); 12] = [
+const COLUMNS: [Column; 12] = [
     ("slot", false),
     ("kind", false),
     ("state", false),
@@ -34,19 +34,13 @@ pub(super) fn render(answer: &Answer, limits: &Limits, coloured: bool) -> String
         None => text,
     };
     let rows: Vec<[String; COLUMNS.len()]> = answer.consumers.iter().map(cells).collect();
-    let mut widths = COLUMNS.map(|(heading, _)| heading.len());
-    for row in &rows {
-        widths.iter_mut().zip(row).for_each(|(width, cell)| *width = cell.chars().count().max(*width));
-    }
     let mut text = String::new();
-    if !rows.is_empty() {
-        let headings = COLUMNS.map(|(heading, _)| heading.to_owned());
-        text += &paint(line(&headings, &widths), Some(Color::DarkGray));
-        text.push('\n');
+    let (headings, lines) = line_up(&COLUMNS, &rows).unwrap_or_default();
+    if !lines.is_empty() {
+        let _ = writeln!(text, "{}", paint(headings, Some(Color::DarkGray)));
     }
-    for (row, (report, judgement)) in rows.iter().zip(answer.judged()) {
-        text += &paint(line(row, &widths), color(report, judgement));
-        text.push('\n');
+    for (line, (report, judgement)) in lines.into_iter().zip(answer.judged()) {
+        let _ = writeln!(text, "{}", paint(line, color(report, judgement)));
         for reason in &judgement.reasons {
             let _ = writeln!(text, "  {}", paint(reason.clone(), Some(Color::DarkGray)));
         }
@@ -83,17 +77,6 @@ fn hindrances(answer: &Answer) -> Vec<(String, Vec<&str>)> {
         }
     }
     found
-}
-
-fn line(cells: &[String; COLUMNS.len()], widths: &[usize; COLUMNS.len()]) -> String {
-    let mut line = String::new();
-    for ((cell, width), (_, is_number)) in cells.iter().zip(widths).zip(COLUMNS) {
-        let padding = width.saturating_sub(cell.chars().count());
-        let (before, behind) = if is_number { (padding, 0) } else { (0, padding) };
-        let _ = write!(line, "{:before$}{cell}{:behind$}  ", "", "");
-    }
-    line.truncate(line.trim_end().len());
-    line
 }
 
 fn cells(report: &ConsumerReport) -> [String; COLUMNS.len()] {

@@ -1,0 +1,87 @@
+//! `walgate slots`: what is there, and the two things that runbooks do with it: drop slots, and reset the consumer that reads
+//! them.
+//!
+//! Nothing is changed before it was shown and agreed to, and everything is about the slots that were shown: one that is made
+//! meanwhile is another one, whatever its name.
+
+mod list;
+mod pattern;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::{BAD_CONFIG, UNREACHABLE};
+use crate::source::{ConnectError, Connector};
+
+const STATUSES: &str = "\
+Exit status:
+  0   done; also where no slot matches, so that nothing is left to do
+  1   refused, or not done to the end
+  4   the server cannot be reached, or does not answer
+  64  the command line or the connection string cannot be used
+
+A PATTERN is one of SQL's LIKE: % stands for any characters and _ for any one; \\_ is an underscore.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = STATUSES)]
+pub(super) struct Args {
+    /// The server: a connection string, or host:port. Without it DATABASE_URL and the PG… variables count
+    #[arg(value_name = "DSN")]
+    dsn: Option<String>,
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Show slots, what they keep and who reads them
+    #[command(after_help = STATUSES)]
+    List(list::Args),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SlotsError {
+    #[error("{0}")]
+    Unreachable(#[from] ConnectError),
+    #[error("{0}")]
+    Output(#[from] io::Error),
+}
+
+pub(super) fn main(args: &Args) -> ExitCode {
+    let connector = match super::connector(args.dsn.as_deref()) {
+        Ok(connector) => connector,
+        Err(error) => {
+            eprintln!("walgate: {error}");
+            return BAD_CONFIG.into();
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("walgate: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(args, &connector));
+    // A name server that does not answer is not waited for.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(is_done) => ExitCode::from(u8::from(!is_done)),
+        Err(error) => {
+            eprintln!("walgate: {error}");
+            match error {
+                SlotsError::Unreachable(_) => UNREACHABLE.into(),
+                SlotsError::Output(_) => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+/// Returns whether it is done.
+async fn run(args: &Args, connector: &Connector) -> Result<bool, SlotsError> {
+    match &args.action {
+        Action::List(args) => list::run(args, connector).await,
+    }
+}

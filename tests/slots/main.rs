@@ -1,0 +1,7 @@
+//! `walgate slots`, the binary, as people and their runbooks run it.
+
+mod list;
+mod scene;
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;

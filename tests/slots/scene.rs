@@ -1,0 +1,90 @@
+//! A server with slots, who reads them, and the command.
+
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use walgate::scratch::Server;
+
+use crate::support::{Sql, postgres, tool};
+
+/// A server with a table `t` that the publication `p` has.
+#[track_caller]
+pub(crate) fn source(major: u32, settings: &[(&str, &str)]) -> (Server, Sql) {
+    let builder = settings.iter().fold(postgres(major), |builder, (name, value)| builder.setting(name, value));
+    let server = builder.start().expect("the server starts");
+    let sql = Sql::connect(&server.dsn("postgres"));
+    sql.run("CREATE TABLE t (id int PRIMARY KEY, note text); CREATE PUBLICATION p FOR TABLE t");
+    (server, sql)
+}
+
+/// Makes logical slots.
+#[track_caller]
+pub(crate) fn make_slots(sql: &Sql, slots: &[&str]) {
+    for slot in slots {
+        sql.run(&format!("SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')"));
+    }
+}
+
+/// The names of the slots that there are, in order.
+#[track_caller]
+pub(crate) fn slots(sql: &Sql) -> Vec<String> {
+    let rows = sql.rows("SELECT slot_name FROM pg_replication_slots ORDER BY slot_name COLLATE \"C\"");
+    rows.into_iter().flatten().flatten().collect()
+}
+
+/// How the command ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) status: Option<i32>,
+    pub(crate) output: String,
+    pub(crate) errors: String,
+}
+
+impl Outcome {
+    /// The slots in JSON.
+    #[track_caller]
+    pub(crate) fn slots(&self) -> Vec<Value> {
+        let answer: Value = serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{self:?}: {error}"));
+        answer["slots"].as_array().cloned().unwrap_or_else(|| panic!("{self:?}"))
+    }
+}
+
+/// `walgate slots` in an environment that holds nothing.
+pub(crate) fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+    command.arg("slots").args(arguments).env_clear().stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end.
+#[track_caller]
+pub(crate) fn outcome(command: &mut Command) -> Outcome {
+    let ended = command.output().expect("the binary starts");
+    let text = |bytes| String::from_utf8(bytes).expect("what is printed is UTF-8");
+    Outcome { status: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
+}
+
+/// A program that ends with this value.
+pub(crate) struct Running(pub(crate) Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Ended already, perhaps.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// Reads a slot as a consumer of the publication `p` does, once; returns when it holds it.
+#[track_caller]
+pub(crate) fn read(server: &Server, sql: &Sql, slot: &str) -> Running {
+    let mut reader = Command::new(tool("pg_recvlogical"));
+    let dsn = format!("{} application_name=reader", server.dsn("postgres"));
+    reader.args(["--dbname", &dsn, "--slot", slot, "--start", "--file=/dev/null", "--no-loop"]);
+    reader
+        .args(["--option=proto_version=1", "--option=publication_names=p"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null());
+    let reader = Running(reader.spawn().expect("pg_recvlogical starts"));
+    sql.until(&format!("SELECT active FROM pg_replication_slots WHERE slot_name = '{slot}'"), "t");
+    reader
+}
