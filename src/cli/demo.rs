@@ -5,6 +5,7 @@
 //! story is told once and checked against what both databases hold. Nothing outlives the command, however it ends: see
 //! [`scratch`].
 
+use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -25,7 +26,7 @@ use crate::config::{self, Config};
 use crate::console::Console;
 use crate::http::{self, View};
 use crate::lag::Observe;
-use crate::proxy::{Limits, ListenAddr, Proxy, Terms};
+use crate::proxy::{Guard, Limits, ListenAddr, Proxy, Terms};
 use crate::scratch::{self, Installation, Server};
 use crate::source::dsn::SystemEnvironment;
 use crate::source::sql::SqlSession;
@@ -233,6 +234,8 @@ impl Daemon {
                 listen: Some(proxy.address().clone()),
                 observe,
                 passive: false,
+                guard: Guard::default(),
+                rule_sets: BTreeSet::new(),
                 tls: None,
                 limits: Limits::default(),
                 stale_after,

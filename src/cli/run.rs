@@ -8,8 +8,9 @@ use super::BAD_CONFIG;
 use crate::config::units::{UnitError, duration};
 use crate::config::{self, Config, Console, Http, HttpAddr, MAX_SESSIONS, SourceError};
 use crate::daemon;
+use crate::identity::RuleSet;
 use crate::lag::Observe;
-use crate::proxy::{self, Limits, ListenAddr};
+use crate::proxy::{self, Guard, Limits, ListenAddr};
 use crate::scram::UsersError;
 use crate::source::dsn::{DsnError, SystemEnvironment};
 use crate::source::{ConnectError, Connector, Dsn};
@@ -24,8 +25,8 @@ const SOURCE: &str = "main";
 pub(super) struct Args {
     /// A file that describes everything, instead of the flags
     #[arg(short, long, value_name = "FILE", conflicts_with_all = [
-        "upstream", "listen", "http", "observe", "passive", "tls_cert", "tls_key", "max_sessions", "stale_after",
-        "drain_timeout", "console", "auth_file",
+        "upstream", "listen", "http", "observe", "passive", "guard", "rule_sets", "tls_cert", "tls_key", "max_sessions",
+        "stale_after", "drain_timeout", "console", "auth_file",
     ])]
     config: Option<PathBuf>,
     /// Only say whether the configuration can be used
@@ -47,6 +48,13 @@ pub(super) struct Args {
     /// Open no connections but those of clients, and add nothing to any stream
     #[arg(long)]
     passive: bool,
+    /// What is done when a consumer begins while a table would break it: off, warn (a line in the log) or block (it is
+    /// refused, with the SQL that mends the table)
+    #[arg(long, value_name = "off|warn|block", default_value = "warn")]
+    guard: Guard,
+    /// Whose rules tables must keep besides PostgreSQL's own: zero or pglogical; give it again for more
+    #[arg(long = "for", value_name = "CONSUMER")]
+    rule_sets: Vec<RuleSet>,
     /// The database that clients name for walgate's own console, or off
     #[arg(long, value_name = "NAME|off", default_value = Console::DATABASE)]
     console: String,
@@ -112,6 +120,8 @@ fn read(args: &Args) -> Result<Config, ConfigError> {
         listen: args.listen.clone(),
         observe: args.observe,
         passive: args.passive,
+        guard: args.guard,
+        rule_sets: args.rule_sets.iter().copied().collect(),
         tls: config::certificate(args.tls_cert.as_deref(), args.tls_key.as_deref(), proxy::ALPN)?,
         limits: Limits { sessions: args.max_sessions, ..Limits::default() },
         stale_after: args.stale_after,

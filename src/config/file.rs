@@ -1,6 +1,6 @@
 //! The file: TOML, of which every key is known.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt::{self, Display};
 use std::fs;
 use std::io;
@@ -14,8 +14,9 @@ use serde::de::{self, Deserializer};
 use toml::Spanned;
 
 use super::{Config, Console, Http, HttpAddr, MAX_SESSIONS, Source, certificate, units};
+use crate::identity::RuleSet;
 use crate::lag::Observe;
-use crate::proxy::{self, Limits, ListenAddr};
+use crate::proxy::{self, Guard, Limits, ListenAddr};
 use crate::source::dsn::SystemEnvironment;
 use crate::source::{Connector, Dsn, Secret};
 
@@ -128,6 +129,15 @@ struct SourceSection {
     /// Open no connections but those of clients, and add nothing to any stream.
     #[serde(default)]
     passive: bool,
+    /// What is done when a consumer begins while a table would break it: "off" nothing, "warn" a line in the log,
+    /// "block" refuses it.
+    #[serde(default, deserialize_with = "parsed")]
+    #[cfg_attr(test, schemars(with = "String"))]
+    guard: Guard,
+    /// Whose rules tables must keep, besides PostgreSQL's own: "zero", "pglogical".
+    #[serde(default, rename = "for", deserialize_with = "as_rule_sets")]
+    #[cfg_attr(test, schemars(with = "Vec<String>"))]
+    rule_sets: BTreeSet<RuleSet>,
     /// The certificate chain that clients are shown, in PEM.
     #[serde(default, deserialize_with = "as_path")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
@@ -215,6 +225,8 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
                 listen: section.listen.map(Spanned::into_inner),
                 observe: section.observe,
                 passive: section.passive,
+                guard: section.guard,
+                rule_sets: section.rule_sets,
                 tls,
                 limits,
                 stale_after: section.stale_after,
@@ -307,6 +319,15 @@ fn as_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D
     units::duration(&as_text(deserializer)?).map_err(de::Error::custom)
 }
 
+fn as_rule_sets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<RuleSet>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    names
+        .iter()
+        .map(|name| expand(name)?.parse().map_err(String::from))
+        .collect::<Result<_, _>>()
+        .map_err(de::Error::custom)
+}
+
 fn as_sessions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     match usize::deserialize(deserializer)? {
         sessions @ 1..=MAX_SESSIONS => Ok(sessions),
@@ -369,6 +390,14 @@ mod tests {
             (&format!("{source}observe = \"prox\""), "4: observe: expected proxy, slot or poll"),
             (&format!("{source}max_sessions = 0"), "4: max_sessions: expected a number from 1 on"),
             (&format!("{source}passive = true"), "1: source \"a\": passive without listen leaves nothing to do"),
+            (&format!("{source}guard = \"deny\""), "4: guard: expected off, warn or block"),
+            (&format!("{source}guard = \"block\""), "1: source \"a\": guard = \"block\" without listen guards nothing"),
+            (
+                &format!("{source}guard = \"block\"\nlisten = \"h:1\"\npassive = true"),
+                "1: source \"a\": guard = \"block\" must read the catalog, for which passive allows no connection",
+            ),
+            (&format!("{source}for = [\"zeor\"]"), "4: for: expected zero or pglogical"),
+            (&format!("{source}for = \"zero\""), "4: for: invalid type: string \"zero\", expected a sequence"),
             (&format!("{source}tls_cert = \"x\""), "1: source \"a\": tls_cert and tls_key belong together"),
             (&format!("{source}\n{source}"), "6: name: there are two sources named \"a\""),
             ("[[source]]\nname = \"a\"\ndsn = \"\"", "3: dsn: is empty"),
@@ -415,10 +444,12 @@ mod tests {
         let minimal = read_text("[[source]]\nname = \"blue\"\ndsn = \"host=b\"\nlisten = \"127.0.0.1:6432\"").unwrap();
         let comparable = |config: Config| {
             let Config { http, console, drain_timeout, sources } = config;
-            let Source { name, listen, observe, passive, limits, stale_after, .. } = sources[0].clone();
+            let Source { name, listen, observe, passive, guard, rule_sets, limits, stale_after, .. } =
+                sources[0].clone();
             let http = http.map(|http| (http.listen, http.token.is_none(), http.tls.is_none()));
             format!(
-                "{http:?} {console:?} {drain_timeout:?} {name} {listen:?} {observe:?} {passive} {limits:?} {stale_after:?}"
+                "{http:?} {console:?} {drain_timeout:?} {name} {listen:?} {observe:?} {passive} {guard:?} {rule_sets:?} \
+                 {limits:?} {stale_after:?}"
             )
         };
         assert_eq!(comparable(config), comparable(minimal));

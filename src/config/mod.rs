@@ -5,6 +5,7 @@
 mod file;
 pub mod units;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -13,8 +14,9 @@ use std::time::Duration;
 
 pub use file::{FileError, read};
 
+use crate::identity::RuleSet;
 use crate::lag::Observe;
-use crate::proxy::{Limits, ListenAddr};
+use crate::proxy::{Guard, Limits, ListenAddr};
 use crate::scram::{Users, UsersError};
 use crate::source::dsn::TargetSessionAttrs;
 use crate::source::{Connector, Secret};
@@ -82,6 +84,10 @@ pub struct Source {
     pub observe: Observe,
     /// walgate opens no connection of its own.
     pub passive: bool,
+    /// What is done with consumers that begin while a table would break them.
+    pub guard: Guard,
+    /// The rules that tables must keep, besides PostgreSQL's own.
+    pub rule_sets: BTreeSet<RuleSet>,
     /// The certificate that clients are shown.
     pub tls: Option<Arc<ServerTls>>,
     /// Limits of its proxy.
@@ -108,6 +114,15 @@ pub enum SourceError {
     /// Copies of slots are made on connections of walgate's own.
     #[error("observe = \"slot\" opens connections, which passive rules out")]
     PassiveSlot,
+    /// The guard reads the catalog on a connection of walgate's own.
+    #[error(
+        "guard = \"block\" must read the catalog, for which passive allows no connection: leave passive out, or set \
+         guard to \"warn\" or \"off\""
+    )]
+    PassiveGuard,
+    /// The guard stands where clients pass.
+    #[error("guard = \"block\" without listen guards nothing: give listen, or set guard to \"warn\" or \"off\"")]
+    NothingToGuard,
 }
 
 impl Source {
@@ -124,9 +139,15 @@ impl Source {
             if self.observe == Observe::Slot {
                 return Err(SourceError::PassiveSlot);
             }
+            if self.guard == Guard::Block {
+                return Err(SourceError::PassiveGuard);
+            }
             if dsn.hosts().len() > 1 && dsn.target_session_attrs != TargetSessionAttrs::Any {
                 return Err(SourceError::PassiveChoice);
             }
+        }
+        if self.guard == Guard::Block && self.listen.is_none() {
+            return Err(SourceError::NothingToGuard);
         }
         Ok(self)
     }

@@ -75,6 +75,7 @@ fn settings(config: &Config) -> Vec<(String, String)> {
     add("drain_timeout", Some(humantime::format_duration(config.drain_timeout).to_string()));
     for source in &config.sources {
         let dsn = source.connector.dsn();
+        let rule_sets: Vec<&str> = source.rule_sets.iter().map(|rule_set| rule_set.as_str()).collect();
         let password = dsn.hosts().iter().find_map(|host| host.password.as_ref());
         for (key, value) in [
             ("dsn", Some(dsn.to_string())),
@@ -82,6 +83,8 @@ fn settings(config: &Config) -> Vec<(String, String)> {
             ("listen", source.listen.as_ref().map(ToString::to_string)),
             ("observe", Some(source.observe.as_str().to_owned())),
             ("passive", Some(source.passive.to_string())),
+            ("guard", Some(source.guard.as_str().to_owned())),
+            ("for", Some(rule_sets.join(", ")).filter(|names| !names.is_empty())),
             ("max_sessions", Some(source.limits.sessions.to_string())),
             ("stale_after", Some(humantime::format_duration(source.stale_after).to_string())),
         ] {

@@ -7,6 +7,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config;
 use crate::console::Console;
+use crate::identity::Scope;
 use crate::proxy::{BindError, Proxy, Terms};
 use crate::source::{Source, watch};
 
@@ -28,6 +29,7 @@ impl Running {
             tracing::warn!(source = config.name, "{warning}");
         }
         let source = Source::new(&config.name, config.connector.clone(), config.observe, config.stale_after);
+        source.set_scope(scope(&config));
         let source = Arc::new(source);
         let proxy = listen(&config, &source, console).await?;
         let watch = (!config.passive).then(|| start_watch(&source));
@@ -58,6 +60,9 @@ impl Running {
         }
         self.source.set_connector(new.connector.clone());
         self.source.lag().set_terms(new.observe, new.stale_after);
+        if new.rule_sets != old.rule_sets {
+            self.source.set_scope(scope(&new));
+        }
         if rewatch {
             // The old one ends before the new one begins to look.
             self.watch = None;
@@ -91,7 +96,12 @@ async fn listen(
 }
 
 fn terms(config: &config::Source) -> Terms {
-    Terms { tls: config.tls.clone(), limits: config.limits, passive: config.passive }
+    Terms { tls: config.tls.clone(), limits: config.limits, passive: config.passive, guard: config.guard }
+}
+
+/// What its tables are judged by.
+fn scope(config: &config::Source) -> Scope {
+    Scope { rule_sets: config.rule_sets.clone(), ..Scope::default() }
 }
 
 fn start_watch(source: &Arc<Source>) -> DropGuard {

@@ -5,6 +5,7 @@
 //! legs would break, `relay` moves the bytes, and `tap` reads along. The proxy never makes up a byte of a
 //! stream; what it cannot understand it relays.
 
+mod guard;
 mod handshake;
 mod listener;
 mod login;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::tls::ServerTls;
+pub use guard::Guard;
 pub use handshake::ALPN;
 pub use listener::{BindError, ListenAddr, Proxy};
 pub use tap::Tap;
@@ -45,6 +47,8 @@ pub struct Terms {
     pub limits: Limits,
     /// Whether health comes from sessions, because there is no poller.
     pub passive: bool,
+    /// What is done with consumers that begin while a table would break them.
+    pub guard: Guard,
 }
 
 /// Whether an error only says that the other side is gone.

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use super::catalog::{self, Budget};
 use super::error::{ConnectError, Failure};
 use super::watched::{AuditReport, Source};
-use crate::identity::Scope;
 
 /// Between two audits.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -25,10 +24,10 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const BUDGET: Budget = Budget { table: Duration::from_millis(500), total: Duration::from_secs(2) };
 
 /// Audits until `stop`.
-pub(super) async fn audit(source: &Arc<Source>, scope: &Scope, stop: &CancellationToken) {
+pub(super) async fn audit(source: &Arc<Source>, stop: &CancellationToken) {
     stop.run_until_cancelled(async {
         loop {
-            let error = watch(source, scope).await;
+            let error = watch(source).await;
             tracing::debug!(source = source.name(), %error, "the catalog cannot be read; trying again");
             sleep(INTERVAL).await;
         }
@@ -37,16 +36,17 @@ pub(super) async fn audit(source: &Arc<Source>, scope: &Scope, stop: &Cancellati
 }
 
 /// Audits through one session until it fails.
-async fn watch(source: &Source, scope: &Scope) -> ConnectError {
+async fn watch(source: &Source) -> ConnectError {
     let session = match source.connector().sql().await {
         Ok(session) => session,
         Err(error) => return error,
     };
     loop {
+        let scope = source.scope();
         let (begun, observed_at) = (Instant::now(), SystemTime::now());
-        match timeout(DEADLINE, catalog::audit(&session, scope, BUDGET)).await {
+        match timeout(DEADLINE, catalog::audit(&session, &scope, BUDGET)).await {
             Ok(Ok(audited)) => {
-                source.take_audit(AuditReport { audited, scope: scope.clone(), begun, observed_at });
+                source.take_audit(AuditReport { audited, scope, begun, observed_at });
             }
             Ok(Err(error)) => return error,
             Err(_) => return Failure::Timeout(DEADLINE).into(),

@@ -38,15 +38,13 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::identity::Scope;
 use crate::lag::Observe;
 
 /// Watches a source until `stop`: looks at it once a second, and follows copies of slots where that is how it is
 /// observed.
 pub async fn watch(source: Arc<Source>, stop: CancellationToken) {
     let copies = source.lag().observe() == Observe::Slot;
-    let scope = Scope::default();
-    tokio::join!(poller::poll(&source, &stop), auditor::audit(&source, &scope, &stop), async {
+    tokio::join!(poller::poll(&source, &stop), auditor::audit(&source, &stop), async {
         if copies {
             observer::follow(&source, &stop).await;
         }

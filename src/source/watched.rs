@@ -35,6 +35,8 @@ pub struct Source {
     /// Wakes the auditor before its time.
     audit_wanted: Notify,
     audits: watch::Sender<Option<Arc<AuditReport>>>,
+    /// What audits judge, and by which rules.
+    scope: Mutex<Scope>,
     /// The host that satisfies `target_session_attrs`, as the poller found it.
     chosen: Mutex<Option<Host>>,
     sessions: Sessions,
@@ -94,6 +96,7 @@ impl Source {
             events: broadcast::Sender::new(EVENTS),
             audit_wanted: Notify::new(),
             audits: watch::Sender::new(None),
+            scope: Mutex::default(),
             chosen: Mutex::new(None),
             sessions: Sessions::default(),
             asked: tokio::sync::Mutex::default(),
@@ -180,6 +183,17 @@ impl Source {
     /// The audits: the newest one, and what comes.
     pub fn audits(&self) -> watch::Receiver<Option<Arc<AuditReport>>> {
         self.audits.subscribe()
+    }
+
+    /// What audits judge, and by which rules.
+    pub fn scope(&self) -> Scope {
+        lock(&self.scope).clone()
+    }
+
+    /// Judges this, and by these rules, from the next audit on, which is wanted now.
+    pub fn set_scope(&self, scope: Scope) {
+        *lock(&self.scope) = scope;
+        self.want_audit();
     }
 
     /// Takes an audit.
