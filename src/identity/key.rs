@@ -74,7 +74,7 @@ impl Question {
         let name = table.table_name();
         let only = if table.kind == RelationKind::Partitioned { "" } else { "ONLY " };
         let mut sql = format!(
-            "SELECT pg_catalog.pg_table_size({}::pg_catalog.regclass) AS bytes, pg_catalog.count(*) AS rows",
+            "SELECT pg_catalog.pg_relation_size({}::pg_catalog.regclass) AS bytes, pg_catalog.count(*) AS rows",
             mend::literal(&name.to_string())
         );
         for candidate in &self.candidates {

@@ -13,7 +13,7 @@ use crate::source::catalog::{self, Audited};
 use crate::source::sql::SqlSession;
 
 /// How often a statement is tried that others keep waiting, and the pause between.
-const ATTEMPTS: (usize, Duration) = (5, Duration::from_secs(2));
+const ATTEMPTS: (usize, Duration) = (3, Duration::from_secs(2));
 
 /// Shows what is to be run, and asks. No answer is a no.
 pub(super) fn is_wanted(audited: &Audited, counts: Severity) -> io::Result<bool> {

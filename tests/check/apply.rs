@@ -1,0 +1,150 @@
+//! `--apply`, and the script that it runs.
+
+use crate::scene::{answered, check, findings, psql};
+use crate::support::{Sql, postgres};
+
+/// Tables and columns whose names are as bad as names can be.
+const NAMES: &str = r#"
+    CREATE SCHEMA "s.1 'x"; CREATE SCHEMA "größe";
+    CREATE TABLE "s.1 'x"."order" ("a ""b" int GENERATED ALWAYS AS IDENTITY, c text);
+    CREATE TABLE "größe"."ÄÖ$walgate$; --" ("ID" uuid DEFAULT gen_random_uuid(), "back\slash" text);
+    CREATE TABLE "größe"."two
+lines" ("id" int, "select" text);
+    INSERT INTO "größe"."two
+lines" VALUES (1, 'x'), (2, 'y');
+    CREATE TABLE "s.1 'x"."uni'que" (x int NOT NULL, "Y y" text NOT NULL);
+    CREATE UNIQUE INDEX "in""dex '1" ON "s.1 'x"."uni'que" ("Y y", x);
+    CREATE TABLE "größe"."un\named" (payload text); INSERT INTO "größe"."un\named" VALUES ('a'), ('a');
+    CREATE PUBLICATION "p 'ü""" FOR ALL TABLES
+"#;
+
+#[test]
+fn what_was_found_is_mended_whatever_the_names_are() {
+    for major in [14, 18] {
+        let server = postgres(major).start().unwrap();
+        let dsn = server.dsn("postgres");
+        Sql::connect(&dsn).run(NAMES);
+        let told = answered(&[&dsn, "--apply"], "y\n");
+        assert_eq!(told.status, Some(0), "on {major}: {told:?}");
+        assert_eq!(told.output.matches("-- done in").count(), 5, "on {major}: {told:?}");
+        let sql = Sql::connect(&dsn);
+        sql.run(r#"UPDATE "s.1 'x"."order" SET c = 'x'"#);
+        sql.run("UPDATE \"größe\".\"two\nlines\" SET \"select\" = 'x'");
+        sql.run(r#"UPDATE "s.1 'x"."uni'que" SET x = 2; DELETE FROM "größe"."un\named"; DELETE FROM "größe"."ÄÖ$walgate$; --""#);
+        // Nothing is left, so nobody is asked.
+        let again = check(&[&dsn, "--apply"]);
+        assert_eq!((again.status, again.output.contains("-- done in")), (Some(0), false), "on {major}: {again:?}");
+    }
+}
+
+#[test]
+fn the_script_does_the_same_and_can_be_run_twice() {
+    let server = postgres(16).start().unwrap();
+    let dsn = server.dsn("postgres");
+    Sql::connect(&dsn).run(NAMES);
+    let script = check(&[&dsn, "--format", "sql"]);
+    assert_eq!(script.status, Some(1));
+    psql(&dsn, &script.output);
+    psql(&dsn, &script.output);
+    assert_eq!(check(&[&dsn]).status, Some(0));
+    let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'p' AND conrelid > 16384";
+    assert_eq!(Sql::connect(&dsn).value(keys), "3", "the tables whose first column is called or filled so");
+}
+
+#[test]
+fn without_a_yes_nothing_is_changed() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run("CREATE TABLE t (id int); CREATE PUBLICATION p FOR TABLE t");
+    for answer in ["", "n\n", "maybe\n"] {
+        let told = answered(&[&dsn, "--apply"], answer);
+        assert_eq!(told.status, Some(1), "{answer:?}: {told:?}");
+        assert!(told.errors.contains("ALTER TABLE public.t ADD PRIMARY KEY (id)"), "{told:?}");
+        assert!(told.errors.ends_with("Nothing was changed.\n"), "{told:?}");
+        assert_eq!(sql.value("SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass"), "0");
+    }
+    assert_eq!(check(&[&dsn, "--apply", "--yes"]).status, Some(0));
+}
+
+#[test]
+fn it_stops_at_the_first_failure_and_says_what_to_do() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run(
+        "CREATE ROLE helper LOGIN; GRANT CREATE ON SCHEMA public TO helper;
+         CREATE TABLE a (id int); ALTER TABLE a OWNER TO helper; CREATE TABLE b (id int); GRANT SELECT ON b TO helper;
+         CREATE TABLE c (id int); ALTER TABLE c OWNER TO helper; CREATE PUBLICATION p FOR ALL TABLES",
+    );
+    let told = check(&[&format!("{dsn} user=helper"), "--apply", "--yes"]);
+    assert_eq!(told.status, Some(1), "{told:?}");
+    assert!(told.errors.contains("must be owner of table b") && told.errors.contains("as the owner"), "{told:?}");
+    let keyed =
+        "SELECT string_agg(indrelid::regclass::text, ',') FROM pg_index WHERE indisprimary AND indrelid > 16384";
+    assert_eq!(sql.value(keyed), "a");
+}
+
+#[test]
+fn a_lock_that_is_held_for_long_keeps_nobody_waiting() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run("CREATE TABLE t (id int); CREATE PUBLICATION p FOR TABLE t");
+    let holder = Sql::connect(&dsn);
+    holder.run("BEGIN; SELECT * FROM t");
+    let told = check(&[&dsn, "--apply", "--yes"]);
+    assert_eq!(told.status, Some(1), "{told:?}");
+    assert!(told.errors.contains("holds a lock") && told.errors.contains("run it again"), "{told:?}");
+    holder.run("COMMIT");
+    assert_eq!(check(&[&dsn, "--apply", "--yes"]).status, Some(0));
+}
+
+/// Of which an ordinary index would keep writers out for long; and what a first attempt has left behind.
+#[test]
+fn the_index_of_a_large_table_is_built_while_it_is_written_to() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    // A row a page.
+    sql.run(
+        "CREATE TABLE big (id int NOT NULL, filler char(900) NOT NULL) WITH (fillfactor = 10);
+         INSERT INTO big SELECT n, '' FROM generate_series(1, 33000) AS n",
+    );
+    // It fails, and leaves an index that is not valid.
+    sql.run("INSERT INTO big VALUES (1, '')");
+    assert!(sql.try_rows("CREATE UNIQUE INDEX CONCURRENTLY big_pkey ON big (id)").is_err());
+    sql.run("DELETE FROM big WHERE ctid = (SELECT max(ctid) FROM big WHERE id = 1); CREATE PUBLICATION p FOR TABLE big");
+    assert_eq!(sql.value("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('big_pkey')"), "f");
+    let told = check(&[&dsn, "--apply", "--yes"]);
+    assert_eq!(told.status, Some(0), "{told:?}");
+    let build = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS big_pkey ON public.big (id); -- done in";
+    assert!(told.output.contains(build), "{told:?}");
+    sql.run("UPDATE big SET filler = 'x' WHERE id = 1");
+}
+
+#[test]
+fn columns_that_may_be_unique_by_accident_are_left_to_a_person() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run(
+        "CREATE TABLE people (name text NOT NULL, born date NOT NULL); INSERT INTO people VALUES ('a', now()), ('b', now());
+         CREATE TABLE twice (id int); INSERT INTO twice VALUES (1), (1);
+         CREATE TABLE hole (id int); INSERT INTO hole VALUES (1), (NULL);
+         CREATE PUBLICATION p FOR ALL TABLES",
+    );
+    let fix = |name: &str| {
+        let found = findings(&dsn, &["--for", "zero"]);
+        let of = found.iter().find(|finding| finding["table"] == name && finding["rule"] == "pg/no-identity");
+        of.expect("it is found")["fix"].as_str().expect("it can be mended").to_owned()
+    };
+    assert!(
+        fix("public.people").starts_with("-- ALTER TABLE public.people ADD PRIMARY KEY (name);"),
+        "{}",
+        fix("public.people")
+    );
+    for name in ["public.twice", "public.hole"] {
+        assert!(fix(name).starts_with(&format!("-- ALTER TABLE {name} ADD COLUMN id1 bigint")), "{}", fix(name));
+    }
+}
