@@ -8,6 +8,7 @@ mod cases;
 mod check;
 mod oracle;
 mod proof;
+mod subscribers;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

@@ -86,6 +86,56 @@ async fn the_published_tables_are_those_that_the_server_says() {
     }
 }
 
+/// A column of each type there is, and of types made of them. Composite types are taken for comparable, whatever they hold.
+const TYPES: &str = r#"
+    CREATE TYPE e AS ENUM ('a'); CREATE TYPE plain AS (a int, b text);
+    CREATE DOMAIN words AS text; CREATE DOMAIN j AS json; CREATE DOMAIN jj AS j; CREATE DOMAIN list AS json[];
+    CREATE TYPE floats AS RANGE (subtype = float8);
+    DO $$
+    DECLARE columns text;
+    BEGIN
+        SELECT string_agg(format('c%s %s', oid, format_type(oid, NULL)), ', ') INTO columns FROM pg_type AS type
+        WHERE typtype IN ('b', 'd', 'e', 'r', 'm') AND typnamespace IN ('pg_catalog'::regnamespace, 'public'::regnamespace)
+              AND typname !~ '^_?pg_(node_tree|ndistinct|dependencies|mcv_list|brin)' AND NOT EXISTS
+                  (SELECT FROM pg_type AS of WHERE of.oid = type.typelem AND of.typtype IN ('c', 'p') AND of.oid < 16384)
+              AND typname <> '_int2vector'
+              OR typname IN ('plain', '_plain');
+        EXECUTE 'CREATE TABLE types (' || columns || ')';
+    END $$;
+"#;
+
+/// The types that the server can compare: an array's comparison looks for the elements'.
+const COMPARED: &str = r#"
+    CREATE FUNCTION is_comparable(oid) RETURNS bool LANGUAGE plpgsql AS $$
+    BEGIN
+        EXECUTE format('SELECT array_eq(ARRAY[row(NULL::%1$s)], ARRAY[row(NULL::%1$s)])', format_type($1, NULL));
+        RETURN true;
+    EXCEPTION WHEN undefined_function THEN RETURN false;
+    END $$;
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comparable_types_are_those_that_the_server_compares() {
+    for major in 14..=18 {
+        let server = postgres(major).start().unwrap();
+        let sql = Sql::connect(&server.dsn("postgres"));
+        sql.run(TYPES);
+        sql.run(COMPARED);
+        let session = connector(&server.dsn("postgres")).sql().await.unwrap();
+        let catalog = catalog::read(&session).await.unwrap();
+        let table = catalog.relations.values().find(|relation| &*relation.name == "types").unwrap();
+        assert!(table.columns.len() > 100);
+        let server = sql.rows(
+            "SELECT is_comparable(atttypid) FROM pg_attribute WHERE attrelid = 'types'::regclass AND attnum > 0
+             ORDER BY attnum",
+        );
+        let server = server.into_iter().map(|row| row[0].as_deref() == Some("t"));
+        let wrong = table.columns.iter().zip(server).filter(|(column, server)| column.comparable != *server);
+        let wrong: Vec<_> = wrong.map(|(column, server)| (&*column.sql_type, server)).collect();
+        assert_eq!(wrong, [], "on {major}");
+    }
+}
+
 /// What walgate says. Where the root stands for its leaves it is the root that is compared.
 fn ours(catalog: &Catalog) -> BTreeSet<Row> {
     let published = catalog.publications.iter().flat_map(|publication| catalog.published(publication));
