@@ -6,6 +6,7 @@
 
 mod cases;
 mod check;
+mod healthy;
 mod oracle;
 mod proof;
 mod subscribers;
