@@ -8,6 +8,7 @@ mod cases;
 mod check;
 mod healthy;
 mod oracle;
+mod pglogical;
 mod proof;
 mod subscribers;
 #[expect(dead_code, reason = "each test program uses a part of it")]

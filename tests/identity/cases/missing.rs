@@ -169,6 +169,56 @@ pub(super) static CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "leaves below another partition key",
+        rule: "pg/no-identity",
+        offending: "CREATE TABLE t (id int, b int) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1);
+                    CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2) PARTITION BY LIST (b);
+                    CREATE TABLE t22 PARTITION OF t2 FOR VALUES IN (2); INSERT INTO t VALUES (1, 1), (2, 2);
+                    CREATE PUBLICATION p FOR TABLE t",
+        tables: &["public.t1", "public.t22"],
+        then: &[("DELETE FROM t", unnamed!(DELETE "t1")), ("DELETE FROM t2", unnamed!(DELETE "t22"))],
+        ..PLAIN
+    },
+    Case {
+        name: "leaves with keys of their own, but one",
+        rule: "pg/no-identity",
+        offending: "CREATE TABLE t (id int, b int) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1);
+                    ALTER TABLE t1 ADD PRIMARY KEY (b); CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2);
+                    INSERT INTO t VALUES (1, 1), (2, 2); CREATE PUBLICATION p FOR TABLE t",
+        tables: &["public.t2"],
+        then: &[("DELETE FROM t", unnamed!(DELETE "t2"))],
+        ..PLAIN
+    },
+    Case {
+        name: "leaves of which one has the same key",
+        rule: "pg/no-identity",
+        offending: "CREATE TABLE t (id int, b int) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1);
+                    ALTER TABLE t1 ADD PRIMARY KEY (id); CREATE TABLE t2 PARTITION OF t FOR VALUES IN (2);
+                    INSERT INTO t VALUES (1, 1), (2, 2); CREATE PUBLICATION p FOR TABLE t",
+        tables: &["public.t2"],
+        then: &[("DELETE FROM t", unnamed!(DELETE "t2"))],
+        ..PLAIN
+    },
+    Case {
+        name: "leaves of an expression",
+        rule: "pg/no-identity",
+        offending: "CREATE TABLE t (id int, b int) PARTITION BY LIST ((id % 2)); CREATE TABLE t0 PARTITION OF t DEFAULT;
+                    INSERT INTO t VALUES (1, 1), (2, 2); CREATE PUBLICATION p FOR TABLE t",
+        tables: &["public.t0"],
+        then: &[("DELETE FROM t", unnamed!(DELETE "t0"))],
+        ..PLAIN
+    },
+    Case {
+        name: "leaves of a root that has a key that is not valid",
+        rule: "pg/no-identity",
+        offending: "CREATE TABLE t (id int, b int) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1);
+                    ALTER TABLE t1 ALTER id SET NOT NULL; ALTER TABLE ONLY t ADD PRIMARY KEY (id);
+                    INSERT INTO t VALUES (1, 1); CREATE PUBLICATION p FOR TABLE t",
+        tables: &["public.t1"],
+        then: &[("DELETE FROM t", unnamed!(DELETE "t1"))],
+        ..PLAIN
+    },
+    Case {
         name: "leaves shown as their root",
         rule: "pg/no-identity",
         offending: "CREATE TABLE t (id int, b int) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1);
