@@ -1,5 +1,6 @@
 //! `walgate slots`, the binary, as people and their runbooks run it.
 
+mod drop;
 mod list;
 mod scene;
 #[expect(dead_code, reason = "each test program uses a part of it")]

@@ -1,11 +1,14 @@
 //! A server with slots, who reads them, and the command.
 
+use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
 
 use serde_json::Value;
 use walgate::scratch::Server;
 
-use crate::support::{Sql, postgres, tool};
+use crate::support::{Sql, eventually, postgres, tool};
 
 /// A server with a table `t` that the publication `p` has.
 #[track_caller]
@@ -62,6 +65,51 @@ pub(crate) fn outcome(command: &mut Command) -> Outcome {
     let ended = command.output().expect("the binary starts");
     let text = |bytes| String::from_utf8(bytes).expect("what is printed is UTF-8");
     Outcome { status: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
+}
+
+/// The command while it waits for an answer.
+pub(crate) struct Asking {
+    running: Running,
+    errors: Receiver<String>,
+    said: String,
+}
+
+impl Asking {
+    /// Starts it; returns when it asks.
+    #[track_caller]
+    pub(crate) fn start(arguments: &[&str]) -> Asking {
+        let mut command = command(arguments);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut running = Running(command.spawn().expect("the binary starts"));
+        let mut stderr = running.0.stderr.take().expect("it is a pipe");
+        let (sender, errors) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = stderr.read(&mut buffer) {
+                let _ = sender.send(String::from_utf8_lossy(&buffer[..len]).into_owned());
+            }
+        });
+        let mut said = String::new();
+        eventually("a question", || {
+            said.extend(errors.try_iter());
+            if said.ends_with("[y/N] ") { Ok(()) } else { Err(said.clone()) }
+        });
+        Asking { running, errors, said }
+    }
+
+    /// Answers, and waits for its end.
+    #[track_caller]
+    pub(crate) fn answer(mut self, answer: &str) -> Outcome {
+        let mut stdin = self.running.0.stdin.take().expect("it is a pipe");
+        stdin.write_all(answer.as_bytes()).expect("it reads");
+        drop(stdin);
+        let mut output = String::new();
+        let mut stdout = self.running.0.stdout.take().expect("it is a pipe");
+        stdout.read_to_string(&mut output).expect("what is printed is UTF-8");
+        let status = self.running.0.wait().expect("it is a child").code();
+        self.said.extend(self.errors.iter());
+        Outcome { status, output, errors: self.said }
+    }
 }
 
 /// A program that ends with this value.

@@ -4,8 +4,10 @@
 //! Nothing is changed before it was shown and agreed to, and everything is about the slots that were shown: one that is made
 //! meanwhile is another one, whatever its name.
 
+mod drop;
 mod list;
 mod pattern;
+mod plan;
 
 use std::io;
 use std::process::ExitCode;
@@ -37,8 +39,11 @@ pub(super) struct Args {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Show slots, what they keep and who reads them
-    #[command(after_help = STATUSES)]
+    #[command(after_help = STATUSES, override_usage = "walgate slots [DSN] list [OPTIONS] [PATTERN]")]
     List(list::Args),
+    /// Drop slots, after showing them and asking
+    #[command(after_help = STATUSES, override_usage = "walgate slots [DSN] drop [OPTIONS] <PATTERN>")]
+    Drop(drop::Args),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -83,5 +88,6 @@ pub(super) fn main(args: &Args) -> ExitCode {
 async fn run(args: &Args, connector: &Connector) -> Result<bool, SlotsError> {
     match &args.action {
         Action::List(args) => list::run(args, connector).await,
+        Action::Drop(args) => drop::run(args, connector).await,
     }
 }
