@@ -255,10 +255,14 @@ impl Client<'_> {
                 Ok(command) => command,
                 Err(error) => return Ok(Err(error)),
             };
+            let rows = match self.rows(&command) {
+                Ok(rows) => rows,
+                Err(error) => return Ok(Err(error)),
+            };
             if let Some(columns) = columns(&command) {
                 put(&mut self.out, message::description(columns, &[]));
             }
-            for row in self.rows(&command) {
+            for row in rows {
                 put(&mut self.out, message::row(&row, &[]));
                 if self.out.len() >= SEND_AT {
                     self.send().await?;
@@ -312,7 +316,10 @@ impl Client<'_> {
                 let Some(mut portal) = self.portals.remove(&name) else {
                     return Err(missing("34000", "portal", name));
                 };
-                let mut rows = portal.rows.take().unwrap_or_else(|| self.rows(&portal.command).into());
+                let mut rows = match portal.rows.take() {
+                    Some(rows) => rows,
+                    None => self.rows(&portal.command)?.into(),
+                };
                 // 0 is no limit.
                 let max_rows = usize::try_from(max_rows).ok().filter(|&max| max > 0).unwrap_or(usize::MAX);
                 for row in rows.drain(..max_rows.min(rows.len())) {
@@ -344,15 +351,16 @@ impl Client<'_> {
         self.statements.get(&name).ok_or_else(|| missing("26000", "prepared statement", name))
     }
 
-    fn rows(&self, command: &Command) -> Vec<Row> {
-        match command {
-            Command::Show(show) => show.rows(self.console),
+    fn rows(&self, command: &Command) -> Result<Vec<Row>, ErrorFields<'static>> {
+        Ok(match command {
+            // PostgreSQL's "object_not_in_prerequisite_state".
+            Command::Show(show) => show.rows(self.console).map_err(|why| error("55000", why.to_string()))?,
             Command::Describe(columns) => {
                 let row = |(name, kind): &(String, String)| vec![Value::from(name.as_str()), kind.as_str().into()];
                 columns.iter().map(row).collect()
             }
             Command::Set | Command::Empty => Vec::new(),
-        }
+        })
     }
 
     fn complete(&mut self, command: &Command) {

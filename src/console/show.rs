@@ -7,14 +7,16 @@ use std::time::Instant;
 use super::Console;
 use super::table::Kind::{Bool, Float8, Int8, PgLsn, Text, Timestamptz};
 use super::table::{Column, Kind, Row};
+use crate::identity::Finding;
 use crate::lag::{ConsumerReport, SlotReport};
-use crate::source::{Session, Source, SourceReport};
+use crate::source::{NotAudited, Session, Source, SourceReport};
 
 /// What can be shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Show {
     Lag,
     Slots,
+    Findings,
     Sessions,
     Sources,
     Config,
@@ -75,6 +77,16 @@ const SLOTS: &[Column] = &[
     column("invalidation_reason", Text),
 ];
 
+const FINDINGS: &[Column] = &[
+    column("source", Text),
+    column("rule", Text),
+    column("severity", Text),
+    column("table", Text),
+    column("publication", Text),
+    column("message", Text),
+    column("fix", Text),
+];
+
 const SESSIONS: &[Column] = &[
     column("source", Text),
     column("id", Int8),
@@ -113,8 +125,16 @@ const HELP: &[Column] = &[column("command", Text), column("shows", Text)];
 
 impl Show {
     /// Everything, in the order that `SHOW HELP` has.
-    const ALL: [Show; 7] =
-        [Show::Lag, Show::Slots, Show::Sessions, Show::Sources, Show::Config, Show::Version, Show::Help];
+    const ALL: [Show; 8] = [
+        Show::Lag,
+        Show::Slots,
+        Show::Findings,
+        Show::Sessions,
+        Show::Sources,
+        Show::Config,
+        Show::Version,
+        Show::Help,
+    ];
 
     /// What a word in lower case stands for.
     pub(super) fn named(word: &str) -> Option<Show> {
@@ -125,6 +145,7 @@ impl Show {
         match self {
             Show::Lag => "lag",
             Show::Slots => "slots",
+            Show::Findings => "findings",
             Show::Sessions => "sessions",
             Show::Sources => "sources",
             Show::Config => "config",
@@ -137,6 +158,7 @@ impl Show {
         match self {
             Show::Lag => "How far each consumer is behind, and where the delay is",
             Show::Slots => "Replication slots and the WAL that they keep",
+            Show::Findings => "Published tables that will break somebody, and what mends each",
             Show::Sessions => "The clients that are connected, this one too",
             Show::Sources => "The sources, and whether they answer",
             Show::Config => "The running configuration, without its secrets",
@@ -149,6 +171,7 @@ impl Show {
         match self {
             Show::Lag => LAG,
             Show::Slots => SLOTS,
+            Show::Findings => FINDINGS,
             Show::Sessions => SESSIONS,
             Show::Sources => SOURCES,
             Show::Config => CONFIG,
@@ -157,12 +180,24 @@ impl Show {
         }
     }
 
-    pub(super) fn rows(self, console: &Console) -> Vec<Row> {
+    /// What there is to show.
+    ///
+    /// # Errors
+    /// If findings are asked for, of which nothing is known.
+    pub(super) fn rows(self, console: &Console) -> Result<Vec<Row>, NotAudited> {
         let now = Instant::now();
         let of_sources = |rows: &dyn Fn(&Source) -> Vec<Row>| {
             console.view.sources().iter().flat_map(|source| rows(source)).collect::<Vec<Row>>()
         };
-        match self {
+        Ok(match self {
+            Show::Findings => {
+                let mut rows = Vec::new();
+                for source in console.view.sources() {
+                    let report = source.audited(now)?;
+                    rows.extend(report.audited.audit.findings.iter().map(|one| finding(source.name(), one)));
+                }
+                rows
+            }
             Show::Lag => of_sources(&|source| source.lag().reports(now).into_iter().map(lag).collect()),
             Show::Slots => of_sources(&|source| source.lag().slots(now).into_iter().map(slot).collect()),
             Show::Sessions => of_sources(&|source| {
@@ -177,7 +212,7 @@ impl Show {
                 .into_iter()
                 .map(|show| vec![format!("SHOW {}", show.name().to_uppercase()).into(), show.summary().into()])
                 .collect(),
-        }
+        })
     }
 }
 
@@ -232,6 +267,18 @@ fn slot(report: SlotReport) -> Row {
         report.wal_status.into(),
         report.safe_wal_bytes.into(),
         report.invalidation_reason.into(),
+    ]
+}
+
+fn finding(source: &str, finding: &Finding) -> Row {
+    vec![
+        source.into(),
+        finding.rule.into(),
+        finding.severity.as_str().into(),
+        finding.table.as_ref().map(ToString::to_string).into(),
+        finding.publication.as_deref().into(),
+        finding.message.as_str().into(),
+        finding.mend.as_ref().map(ToString::to_string).into(),
     ]
 }
 

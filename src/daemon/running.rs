@@ -31,6 +31,7 @@ impl Running {
         let source = Source::new(&config.name, config.connector.clone(), config.observe, config.stale_after);
         source.set_scope(scope(&config));
         let source = Arc::new(source);
+        source.set_passive(config.passive);
         let proxy = listen(&config, &source, console).await?;
         let watch = (!config.passive).then(|| start_watch(&source));
         Ok(Running { config, source, proxy, watch })
@@ -63,6 +64,7 @@ impl Running {
         if new.rule_sets != old.rule_sets {
             self.source.set_scope(scope(&new));
         }
+        self.source.set_passive(new.passive);
         if rewatch {
             // The old one ends before the new one begins to look.
             self.watch = None;

@@ -1,9 +1,10 @@
-//! The HTTP side: probes, metrics and the lag as JSON.
+//! The HTTP side: probes, metrics, the lag and the findings as JSON.
 //!
 //! Every answer renders what the models hold at that moment; no request makes walgate ask a database.
 //! Errors are problem documents (RFC 9457). A parameter that is not known, or does not parse, is an error.
 
 mod events;
+mod identity;
 mod problem;
 mod routes;
 mod secured;

@@ -16,6 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::View;
 use super::events::events;
+use super::identity::identity;
 use super::problem::Problem;
 use crate::ident::SlotName;
 use crate::lag::{LagReport, SlotsReport};
@@ -27,6 +28,7 @@ pub(super) fn router(view: Arc<View>) -> Router {
         .route("/v1/sources", get(sources))
         .route("/v1/lag", get(lag))
         .route("/v1/slots", get(slots))
+        .route("/v1/identity", get(identity))
         .route("/v1/events", get(events))
         .route_layer(guard);
     Router::new()
@@ -96,21 +98,27 @@ impl Filter {
         view: &View,
     ) -> Result<(Filter, Vec<Arc<Source>>), Problem> {
         let Query(filter) = query.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
-        let mut sources = view.sources();
-        if let Some(wanted) = &filter.source {
-            let known: Vec<String> = sources.iter().map(|source| source.name().to_owned()).collect();
-            sources.retain(|source| source.name() == wanted);
-            if sources.is_empty() {
-                let detail = format!("there is no source {wanted:?}; there is {}", known.join(", "));
-                return Err(Problem::new(StatusCode::NOT_FOUND, detail));
-            }
-        }
+        let sources = sources_named(filter.source.as_deref(), view)?;
         Ok((filter, sources))
     }
 
     pub(super) fn wants(&self, slot: &SlotName) -> bool {
         self.slot.as_ref().is_none_or(|wanted| slot.as_str() == wanted)
     }
+}
+
+/// The source of this name, or all of them.
+pub(super) fn sources_named(wanted: Option<&str>, view: &View) -> Result<Vec<Arc<Source>>, Problem> {
+    let mut sources = view.sources();
+    if let Some(wanted) = wanted {
+        let known: Vec<String> = sources.iter().map(|source| source.name().to_owned()).collect();
+        sources.retain(|source| source.name() == wanted);
+        if sources.is_empty() {
+            let detail = format!("there is no source {wanted:?}; there is {}", known.join(", "));
+            return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+        }
+    }
+    Ok(sources)
 }
 
 type Wanted = Result<Query<Filter>, QueryRejection>;

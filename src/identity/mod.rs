@@ -11,6 +11,7 @@ mod key;
 mod mend;
 mod publish;
 mod rules;
+mod standing;
 
 pub use catalog::Catalog;
 pub use finding::{Audit, Finding, Severity};
@@ -18,3 +19,4 @@ pub use key::{Evidence, Question, Survey};
 pub use mend::{Mend, Run, Step};
 pub use publish::Published;
 pub use rules::{Rule, RuleSet, Scope, all, audit, questions};
+pub use standing::{Changes, Standing};

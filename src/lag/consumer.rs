@@ -92,6 +92,8 @@ pub struct Consumer {
     ack_latency: AckLatency,
     /// Why its slot cannot be copied.
     pub(super) hindrance: Option<String>,
+    /// Its stream has shown that the schema may be another by now.
+    schema_shown: bool,
 }
 
 /// Where its changes are seen.
@@ -141,6 +143,7 @@ impl Consumer {
             pace: Pace::default(),
             ack_latency: AckLatency::default(),
             hindrance: None,
+            schema_shown: false,
         }
     }
 
@@ -173,10 +176,17 @@ impl Consumer {
             Head::Insert { xid, relation } | Head::Update { xid, relation } | Head::Delete { xid, relation } => {
                 transactions.row(xid, relation, len);
             }
-            Head::Relation { relation, schema, name, .. } => {
+            Head::Relation { xid, relation, schema, name } => {
                 self.tables.insert(relation, table_name(schema, name));
+                self.schema_shown |= xid.is_none();
             }
             head => {
+                self.schema_shown |= match head {
+                    Head::Message { xid: None, prefix, .. } => is_zero_ddl(prefix),
+                    // Nobody else sees what it has shown before.
+                    Head::StreamCommit(_) => true,
+                    _ => false,
+                };
                 if let Some(mut commit) = transactions.steer(&head) {
                     // Commits come in the order of their records: none below this one's end is left to be sent.
                     self.decoded = self.decoded.max(commit.end_lsn);
@@ -215,6 +225,13 @@ impl Consumer {
         self.timeline.ack(update.flush, now, |latency, commits| self.ack_latency.record(latency, commits));
         self.applied = self.applied.max(update.apply);
         self.asked = None;
+    }
+
+    /// Whether the stream has shown since the last time that the schema may be another by now, for all to see: a table's
+    /// definition has come, which the server sends before a table's first change and after the definition has changed, or
+    /// zero-cache's message about DDL.
+    pub fn take_schema_shown(&mut self) -> bool {
+        std::mem::take(&mut self.schema_shown)
     }
 
     /// Nothing that was seen holds any more: the server is of another history. A stream that is attached may be of
@@ -406,6 +423,12 @@ impl Consumer {
         tables.sort_unstable_by(|a, b| b.rows.cmp(&a.rows).then_with(|| a.table.cmp(&b.table)));
         tables
     }
+}
+
+/// Whether this is the prefix of what zero-cache's event triggers emit for DDL, `{app}/{shard}/ddl`.
+fn is_zero_ddl(prefix: &[u8]) -> bool {
+    let shard = prefix.strip_suffix(b"/ddl").and_then(|rest| rest.rsplit(|byte| *byte == b'/').next());
+    shard.is_some_and(|shard| !shard.is_empty() && shard.iter().all(u8::is_ascii_digit))
 }
 
 /// The server sends `pg_catalog` as an empty string (`logicalrep_write_namespace` in `proto.c`). Names that

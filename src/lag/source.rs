@@ -191,6 +191,11 @@ impl SourceLag {
         &self.name
     }
 
+    /// The age at which evidence no longer counts.
+    pub fn stale_after(&self) -> Duration {
+        self.stale_after
+    }
+
     /// How its consumers are observed at best.
     pub fn observe(&self) -> Observe {
         self.observe

@@ -495,3 +495,35 @@ fn every_slot_is_shown() {
     assert_eq!((slots[0].retained_wal_bytes, slots[0].confirmed_flush_lsn), (Some(90), Some(Lsn(90))));
     assert_eq!(bench.lag.slots(bench.time(16)).len(), 0, "what is too old is not shown");
 }
+
+#[test]
+fn a_stream_tells_that_the_schema_may_be_another_once_that_can_be_seen() {
+    let mut bench = Bench::new();
+    let message = |prefix: &str, xid: &[u8]| {
+        let position = 200u64.to_be_bytes();
+        [b"M", xid, b"\x01", &position, prefix.as_bytes(), b"\0", b"\0\0\0\x02{}"].concat()
+    };
+    let xid: &[u8] = &7u32.to_be_bytes();
+    let stream_commit = [b"c", xid, &[0; 25]].concat();
+    for (bytes, shown) in [
+        (b"R\0\0\0\x07public\0t\0d\0\0".to_vec(), true),
+        (b"I\0\0\0\x07N\0\0".to_vec(), false),
+        (message("zero/0/ddl", b""), true),
+        (message("my/app/12/ddl", b""), true),
+        (message("zero/0/lag-report/v1", b""), false),
+        (message("zero/x/ddl", b""), false),
+        (message("ddl", b""), false),
+        // What is streamed of a transaction in progress can be seen by nobody before its commit.
+        ([b"S", xid, b"\x01"].concat(), false),
+        ([b"R", xid, b"\0\0\0\x07public\0t\0d\0\0"].concat(), false),
+        (message("zero/0/ddl", xid), false),
+        (b"E".to_vec(), false),
+        (stream_commit, true),
+    ] {
+        let data = XLogData { wal_start: Lsn(200), wal_end: Lsn(200), send_time: PgTimestamp(0), data: &bytes };
+        let consumer = bench.lag.stream(&bench.stream).unwrap();
+        consumer.xlog_data(&data, bytes.len() as u64, bench.start).unwrap();
+        assert_eq!(consumer.take_schema_shown(), shown, "{:?}", String::from_utf8_lossy(&bytes));
+        assert!(!consumer.take_schema_shown());
+    }
+}

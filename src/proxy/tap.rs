@@ -206,6 +206,9 @@ impl Session {
         if let Some(send_time) = heard {
             consumer.heard(send_time, now);
         }
+        if consumer.take_schema_shown() {
+            self.source.want_audit();
+        }
         Some(read)
     }
 

@@ -7,6 +7,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
+use tokio::task::yield_now;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row, SimpleQueryMessage};
 
@@ -165,6 +166,9 @@ pub struct Budget {
     pub total: Duration,
 }
 
+/// Rows of the catalog that are taken at a time: streams are relayed on the same thread.
+const YIELD: usize = 64;
+
 /// How often a catalog is read again that changed under the statement.
 const ATTEMPTS: usize = 3;
 
@@ -226,7 +230,10 @@ pub async fn read(session: &SqlSession) -> Result<Catalog, ConnectError> {
                 Err(error) => return Err(failed(&error)),
             }
         };
-        take(&mut catalog, &rows)?;
+        for rows in rows.chunks(YIELD) {
+            take(&mut catalog, rows)?;
+            yield_now().await;
+        }
     }
     catalog.publications.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(catalog)
@@ -237,7 +244,7 @@ fn is_denied(error: &tokio_postgres::Error) -> bool {
 }
 
 /// Looks at the values of tables. One that cannot be looked at in time is not waited for.
-async fn survey(
+pub(super) async fn survey(
     session: &SqlSession,
     catalog: &Catalog,
     questions: &[Question],

@@ -6,6 +6,7 @@
 //! waits without a deadline unless the user asked for it (`connect_timeout=0`), and nothing prints a password.
 
 mod auditor;
+mod audits;
 pub mod catalog;
 mod channel;
 mod connect;
@@ -25,6 +26,7 @@ mod stream;
 mod tls;
 mod watched;
 
+pub use audits::{AuditReport, FindingChanges, NotAudited};
 pub use connect::{Connected, Connector};
 pub use dsn::Dsn;
 pub use error::{ConnectError, Failure, ServerError};
@@ -32,7 +34,7 @@ pub use query::Row;
 pub use secret::Secret;
 pub use sessions::{Introduction, Session, SessionGuard, Sessions, relayed};
 pub use stream::Stream;
-pub use watched::{AuditReport, Health, Source, SourceReport};
+pub use watched::{Health, Source, SourceReport};
 
 use std::sync::Arc;
 
@@ -40,8 +42,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::lag::Observe;
 
-/// Watches a source until `stop`: looks at it once a second, and follows copies of slots where that is how it is
-/// observed.
+/// Watches a source until `stop`: looks at it once a second, audits it every few seconds, and follows copies of slots where
+/// that is how it is observed.
 pub async fn watch(source: Arc<Source>, stop: CancellationToken) {
     let copies = source.lag().observe() == Observe::Slot;
     tokio::join!(poller::poll(&source, &stop), auditor::audit(&source, &stop), async {

@@ -269,6 +269,9 @@ async fn follow_copy(
                     let mut lag = source.lag();
                     let Some(consumer) = lag.stream(&attachment) else { return Ok(()) };
                     let asked = read(&mut reader, &mut piece, consumer)?;
+                    if consumer.take_schema_shown() {
+                        source.want_audit();
+                    }
                     asked.then(|| consumer.decoded().unwrap_or_default())
                 };
                 if let Some(decoded) = asked {

@@ -1,19 +1,18 @@
 //! A source as the daemon holds it: how to reach it, what is known of its consumers, whether it answers.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
 
-use super::catalog::Audited;
+use super::audits::Audits;
 use super::connect::{Connected, Connector};
 use super::dsn::{Host, TargetSessionAttrs};
 use super::error::{ConnectError, Failure};
 use super::sessions::Sessions;
-use crate::identity::Scope;
 use crate::lag::{Event, Observe, SourceLag, SourcePoll};
 use crate::lsn::Lsn;
 
@@ -32,29 +31,12 @@ pub struct Source {
     look_wanted: Notify,
     looks: watch::Sender<()>,
     events: broadcast::Sender<Event>,
-    /// Wakes the auditor before its time.
-    audit_wanted: Notify,
-    audits: watch::Sender<Option<Arc<AuditReport>>>,
-    /// What audits judge, and by which rules.
-    scope: Mutex<Scope>,
+    pub(super) audits: Audits,
     /// The host that satisfies `target_session_attrs`, as the poller found it.
     chosen: Mutex<Option<Host>>,
     sessions: Sessions,
     /// Whether a database of some name is there, and when that was found out.
     asked: tokio::sync::Mutex<Option<(Instant, String, Option<bool>)>>,
-}
-
-/// What an audit found, of what, and when.
-#[derive(Clone, Debug)]
-pub struct AuditReport {
-    /// The catalog, what the values of tables showed, and how both were judged.
-    pub audited: Audited,
-    /// By which rules.
-    pub scope: Scope,
-    /// When it was begun.
-    pub begun: Instant,
-    /// The same, by this machine's clock.
-    pub observed_at: SystemTime,
 }
 
 /// How long asking for a database may take, and how long the answer holds.
@@ -94,9 +76,7 @@ impl Source {
             look_wanted: Notify::new(),
             looks: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENTS),
-            audit_wanted: Notify::new(),
-            audits: watch::Sender::new(None),
-            scope: Mutex::default(),
+            audits: Audits::default(),
             chosen: Mutex::new(None),
             sessions: Sessions::default(),
             asked: tokio::sync::Mutex::default(),
@@ -168,37 +148,6 @@ impl Source {
             let _ = self.events.send(event);
         }
         self.looks.send_replace(());
-    }
-
-    /// Asks for an audit before its time: the stream, or somebody, says that the schema has changed.
-    pub fn want_audit(&self) {
-        self.audit_wanted.notify_one();
-    }
-
-    /// Waits until an audit is asked for. Cancel-safe.
-    pub(super) async fn audit_wanted(&self) {
-        self.audit_wanted.notified().await;
-    }
-
-    /// The audits: the newest one, and what comes.
-    pub fn audits(&self) -> watch::Receiver<Option<Arc<AuditReport>>> {
-        self.audits.subscribe()
-    }
-
-    /// What audits judge, and by which rules.
-    pub fn scope(&self) -> Scope {
-        lock(&self.scope).clone()
-    }
-
-    /// Judges this, and by these rules, from the next audit on, which is wanted now.
-    pub fn set_scope(&self, scope: Scope) {
-        *lock(&self.scope) = scope;
-        self.want_audit();
-    }
-
-    /// Takes an audit.
-    pub(super) fn take_audit(&self, audit: AuditReport) {
-        self.audits.send_replace(Some(Arc::new(audit)));
     }
 
     pub(super) fn note_version(&self, version: Option<&str>) {
