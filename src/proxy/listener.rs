@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Terms;
+use super::guard::Judge;
 use super::session::{Shared, serve};
 use crate::console::Console;
 use crate::source::{Source, Stream};
@@ -123,6 +124,7 @@ impl Proxy {
             terms: RwLock::new(terms),
             sessions: AtomicUsize::new(0),
             console,
+            judge: Judge::default(),
             shadowed: AtomicBool::new(false),
             drain: CancellationToken::new(),
         });

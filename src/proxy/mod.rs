@@ -2,8 +2,9 @@
 //!
 //! A client connection gets one upstream connection of its own, for as long as it lives. `listener` accepts,
 //! `handshake` reads up to the start-up packet, `login` passes the one part of a login that encryption on two
-//! legs would break, `relay` moves the bytes, and `tap` reads along. The proxy never makes up a byte of a
-//! stream; what it cannot understand it relays.
+//! legs would break, `relay` moves the bytes, `tap` reads along, and `guard` answers the one command that is not
+//! relayed: to begin what a table would break. The proxy never makes up a byte of a stream; what it cannot understand it
+//! relays.
 
 mod guard;
 mod handshake;

@@ -2,7 +2,8 @@
 //!
 //! One task polls both directions. Each has at most one buffer, held only while bytes wait in it: a receiver
 //! that does not read stops the reading from the sender, and an idle session holds none. Bytes are forwarded
-//! first and shown to the tap afterwards, from the very same slice; a drain turns that round, to end at a commit.
+//! first and shown to the tap afterwards, from the very same slice; a drain turns that round, to end at a commit, and
+//! the guard holds back commands that are to be judged.
 
 use std::future::Future as _;
 use std::io;
@@ -18,6 +19,7 @@ use tokio::time::sleep;
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::CancellationToken;
 
+use super::guard::Sentry;
 use super::tap::Tap;
 use crate::source::{Session, Stream};
 use crate::telemetry::ProxyMetrics;
@@ -51,6 +53,7 @@ pub(super) async fn relay(
     client: &mut Stream,
     server: &mut Stream,
     mut tap: Option<Box<Tap>>,
+    mut sentry: Option<Box<Sentry<'_>>>,
     metrics: &ProxyMetrics,
     session: &Session,
     drain: &CancellationToken,
@@ -66,13 +69,21 @@ pub(super) async fn relay(
         if !draining && tap.is_some() {
             draining = drained.as_mut().poll(cx).is_ready();
         }
+        // In front of what the server may have sent since: the answer was given when it was the client's turn.
+        if let Some(answer) = sentry.as_mut().and_then(|sentry| sentry.take_answer()) {
+            down.insert(&answer);
+        }
         let watch = match tap.as_deref_mut() {
             None => Watch::Nothing,
             Some(tap) if draining => Watch::ToCut(tap),
             Some(tap) => Watch::Downstream(tap),
         };
         let to_client = down.poll(cx, server, client, watch);
-        let watch = tap.as_deref_mut().map_or(Watch::Nothing, Watch::Upstream);
+        let watch = match (tap.as_deref_mut(), sentry.as_deref_mut()) {
+            (None, _) => Watch::Nothing,
+            (Some(tap), None) => Watch::Upstream(tap),
+            (Some(tap), Some(sentry)) => Watch::Guarded(tap, sentry),
+        };
         let mut to_server = Poll::Ready(Ok(()));
         if refused.is_none() {
             to_server = up.poll(cx, client, server, watch);
@@ -112,17 +123,19 @@ enum PipeError {
 }
 
 /// What the tap does with a direction.
-enum Watch<'a> {
+enum Watch<'a, 's> {
     Nothing,
     /// Reads what was forwarded to the server.
     Upstream(&'a mut Tap),
+    /// The same, of what the guard lets pass.
+    Guarded(&'a mut Tap, &'a mut Sentry<'s>),
     /// Reads what was forwarded to the client.
     Downstream(&'a mut Tap),
     /// Reads ahead of what is forwarded to the client, up to where the stream may be cut, and ends it there.
     ToCut(&'a mut Tap),
 }
 
-impl Watch<'_> {
+impl Watch<'_, '_> {
     /// Whether the receiver takes what is written to it.
     fn taken(&mut self, taken: bool) {
         if let Watch::Downstream(tap) | Watch::ToCut(tap) = self {
@@ -133,7 +146,7 @@ impl Watch<'_> {
     fn forwarded(&mut self, bytes: &[u8]) {
         match self {
             Watch::Nothing | Watch::ToCut(_) => {}
-            Watch::Upstream(tap) => tap.read_upstream(bytes, Instant::now()),
+            Watch::Upstream(tap) | Watch::Guarded(tap, _) => tap.read_upstream(bytes, Instant::now()),
             Watch::Downstream(tap) => tap.read_downstream(bytes, Instant::now()),
         }
     }
@@ -183,7 +196,7 @@ impl Pipe<'_> {
         cx: &mut Context<'_>,
         from: &mut Stream,
         to: &mut Stream,
-        mut watch: Watch<'_>,
+        mut watch: Watch<'_, '_>,
     ) -> Poll<Result<(), PipeError>> {
         for _ in 0..TURN {
             if let Watch::ToCut(tap) = &mut watch
@@ -201,7 +214,20 @@ impl Pipe<'_> {
             if self.stage == Stage::Ended {
                 return Poll::Ready(Ok(()));
             }
-            ready!(self.poll_fill(cx, from))?;
+            if let Watch::Guarded(tap, sentry) = &mut watch {
+                if sentry.has_command() {
+                    self.buffer = ready!(sentry.poll_judged(cx, tap));
+                    (self.sent, self.tapped) = (0, 0);
+                    continue;
+                }
+                ready!(self.poll_fill(cx, from))?;
+                match self.stage {
+                    Stage::Open => sentry.hold(&mut self.buffer, tap),
+                    Stage::Ending | Stage::Ended => self.buffer = sentry.release(),
+                }
+            } else {
+                ready!(self.poll_fill(cx, from))?;
+            }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
@@ -213,7 +239,7 @@ impl Pipe<'_> {
         cx: &mut Context<'_>,
         to: &mut Stream,
         end: usize,
-        watch: &mut Watch<'_>,
+        watch: &mut Watch<'_, '_>,
     ) -> Poll<Result<(), PipeError>> {
         while let Some(waiting) = self.buffer.get(self.sent..end).filter(|waiting| !waiting.is_empty()) {
             let written = Pin::new(&mut *to).poll_write(cx, waiting);
@@ -236,6 +262,15 @@ impl Pipe<'_> {
             self.unflushed = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Puts a message of walgate's own behind what the tap has read, unless the direction has ended.
+    fn insert(&mut self, message: &[u8]) {
+        if self.stage == Stage::Open {
+            let behind = self.buffer.split_off(self.tapped.min(self.buffer.len()));
+            self.buffer.extend_from_slice(message);
+            self.buffer.extend_from_slice(&behind);
+        }
     }
 
     /// Passes on the sender's end.

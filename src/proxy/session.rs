@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::guard::{Judge, Sentry};
 use super::handshake::{self, HandshakeError, Request, refuse};
 use super::listener::Peer;
 use super::login::pass_authentication_request;
@@ -42,6 +43,8 @@ pub(super) struct Shared {
     pub(super) metrics: ProxyMetrics,
     /// walgate's own database.
     pub(super) console: Arc<Console>,
+    /// What decides which consumers may begin.
+    pub(super) judge: Judge,
     /// Whether it was said that the source has a database of the console's name.
     pub(super) shadowed: AtomicBool,
     /// Streams end at their next commit boundary.
@@ -194,7 +197,8 @@ async fn session(
             Err(_) => return Err(RelayError::Upstream(io::ErrorKind::TimedOut.into())),
         }
     }
-    let ended = relay(&mut client, &mut server, tap, &shared.metrics, listed, &shared.drain).await;
+    let sentry = (kind == SessionKind::Logical).then(|| Box::new(Sentry::new(shared, &listed.database)));
+    let ended = relay(&mut client, &mut server, tap, sentry, &shared.metrics, listed, &shared.drain).await;
     // A reset is passed on as one: nobody is to wait for what will not come.
     match &ended {
         Err(RelayError::Downstream(error)) if error.kind() == io::ErrorKind::ConnectionReset => reset(&server),

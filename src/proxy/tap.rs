@@ -47,6 +47,8 @@ struct Session {
     metrics: StreamMetrics,
     /// What the client has asked for and the server has not finished answering.
     asked: VecDeque<Asked>,
+    /// The transaction status in the latest ReadyForQuery; `None` before the first one.
+    status: Option<u8>,
     streaming: Streaming,
     /// Message borders are lost: nothing can be read any more.
     blind: bool,
@@ -63,6 +65,19 @@ enum Streaming {
     Followed(Attachment),
     /// Relayed only; of a consumer, where the slot is known.
     Unfollowed(Option<Attachment>),
+}
+
+/// Whose turn it is, as far as the server's messages that were forwarded tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// The server waits for a command, and nothing of it is under way; with the transaction status that it gave.
+    Client(u8),
+    /// The server is to answer.
+    Server,
+    /// Both: a replication stream runs.
+    Both,
+    /// That cannot be told any more.
+    Unknown,
 }
 
 /// How far reading a stream got.
@@ -90,6 +105,7 @@ impl Tap {
                 server: server.to_string().into(),
                 greeting: false,
                 asked: VecDeque::new(),
+                status: None,
                 streaming: Streaming::No,
                 blind: false,
             },
@@ -101,6 +117,17 @@ impl Tap {
         let mut tap = Tap::new(source, server);
         tap.session.listed = Some(session);
         tap
+    }
+
+    /// Whose turn it is.
+    pub(super) fn turn(&self) -> Turn {
+        let Session { blind, streaming, asked, status, .. } = &self.session;
+        match (streaming, status) {
+            _ if *blind => Turn::Unknown,
+            (Streaming::Followed(_) | Streaming::Unfollowed(_), _) => Turn::Both,
+            (Streaming::No, Some(status)) if asked.is_empty() && self.downstream.at_boundary() => Turn::Client(*status),
+            (Streaming::No, _) => Turn::Server,
+        }
     }
 
     /// Reads what was forwarded to the client.
@@ -198,7 +225,10 @@ impl Session {
                     Ok(send_time) => heard = Some(send_time),
                     Err(error) => break Read::ToFault(Untapped::Message, error),
                 },
-                b'Z' => break Read::ToEnd,
+                b'Z' => {
+                    self.status = frame.head.first().copied();
+                    break Read::ToEnd;
+                }
                 // CopyDone, CommandComplete, a notice or an error: the ReadyForQuery is still to come.
                 _ => {}
             }
@@ -214,6 +244,9 @@ impl Session {
 
     /// A message outside a stream that is followed.
     fn server_message(&mut self, frame: Frame<'_>) {
+        if frame.tag == b'Z' {
+            self.status = frame.head.first().copied();
+        }
         match (frame.tag, self.asked.front()) {
             (b'W', Some(Asked::Start(_))) => self.begin_stream(),
             (b'D', Some(Asked::IdentifySystem)) => {

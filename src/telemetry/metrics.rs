@@ -29,6 +29,7 @@ impl Metrics {
         describe_counter!("walgate_proxy_bytes_total", Unit::Bytes, "Bytes relayed, by direction.");
         describe_counter!("walgate_proxy_messages_total", "Messages of replication streams, by type.");
         describe_counter!("walgate_proxy_untapped_total", "Streams that were relayed but could not be followed.");
+        describe_counter!("walgate_guard_total", "Commands that begin replication, where the guard had a say.");
         describe_counter!("walgate_errors_total", "Errors, by kind.");
         Ok(Metrics { recorded })
     }

@@ -117,7 +117,11 @@ impl FrameReader {
     }
 }
 
-fn body_len(header: &[u8; HEADER]) -> Result<usize, DecodeError> {
+/// The length of the body behind a header.
+///
+/// # Errors
+/// If it is below 4 or beyond [`MAX_BODY`].
+pub fn body_len(header: &[u8; HEADER]) -> Result<usize, DecodeError> {
     let [_, length @ ..] = header;
     let length = i32::from_be_bytes(*length);
     match usize::try_from(length).ok().and_then(|length| length.checked_sub(4)) {

@@ -12,4 +12,4 @@ mod frame;
 pub mod startup;
 
 pub use cursor::{Cursor, DecodeError, Fault};
-pub use frame::{Frame, FrameReader, HEADER, MAX_BODY};
+pub use frame::{Frame, FrameReader, HEADER, MAX_BODY, body_len};

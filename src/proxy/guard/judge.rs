@@ -1,0 +1,211 @@
+//! Whether a consumer may begin: the errors that the tables it asks for have, by the rules of the source.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::counter;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use super::Beginning;
+use crate::identity::{self, Catalog, Finding, RuleSet, Scope, Severity};
+use crate::source::{AuditReport, ConnectError, Source, catalog};
+use crate::wire::backend::ErrorFields;
+
+/// The SQLSTATE of a refusal. PostgreSQL keeps classes that begin with 0 to 4 or A to H for the standard, and has P0 and XX of
+/// its own.
+const REFUSED: &str = "WG001";
+
+/// How long a command may wait for the catalog to be read.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Tables that a message names, findings that it tells, and the bytes that they and their mends may take.
+const NAMED: usize = 10;
+const MAX_TEXT: usize = 4096;
+
+/// What decides which consumers of a source may begin.
+#[derive(Default)]
+pub(in crate::proxy) struct Judge {
+    /// The catalog as it was read last, and when that was begun. Held while reading, so that many consumers that come
+    /// back at once read it once.
+    catalog: Mutex<Option<(Instant, Arc<Catalog>)>>,
+}
+
+pub(super) enum Verdict {
+    Pass,
+    Refuse(ErrorFields<'static>),
+}
+
+impl Judge {
+    /// Judges on a catalog that is read from now on. What cannot be judged passes.
+    pub(super) async fn judge(&self, source: &Source, database: &str, beginning: Beginning) -> Verdict {
+        // What the guard sees is to be seen elsewhere too.
+        source.want_audit();
+        let judged = match timeout(PATIENCE, self.read(source, database, Instant::now())).await {
+            Ok(Ok(catalog)) => Ok(errors(source, &catalog, &beginning)),
+            Ok(Err(reason)) => Err(reason),
+            Err(_) => Err(format!("it cannot be read within {} s", PATIENCE.as_secs())),
+        };
+        let Beginning { command, slot, .. } = &beginning;
+        match judged {
+            Ok(errors) if errors.is_empty() => Verdict::Pass,
+            Ok(errors) => {
+                let (tables, rules) = (subjects(&errors), rules(&errors));
+                tracing::warn!(
+                    source = source.name(),
+                    command,
+                    slot,
+                    tables,
+                    rules,
+                    "the guard has refused a consumer"
+                );
+                count(source, command, "refused");
+                Verdict::Refuse(refusal(source, &beginning, &errors))
+            }
+            Err(reason) => {
+                tracing::error!(
+                    source = source.name(),
+                    command,
+                    slot,
+                    reason,
+                    "the guard cannot judge a consumer, and lets it pass: the catalog is not known"
+                );
+                count(source, command, "unjudged");
+                Verdict::Pass
+            }
+        }
+    }
+
+    /// Says what stands against a consumer that passes, by the newest audit there is.
+    pub(super) fn warn(&self, source: &Source, database: &str, beginning: &Beginning) {
+        let newest = source.audits().borrow().clone();
+        let Some(audit) = newest.filter(|_| audits(source, database)) else { return };
+        let errors = errors(source, &audit.audited.catalog, beginning);
+        if !errors.is_empty() {
+            let (Beginning { command, slot, .. }, tables) = (beginning, subjects(&errors));
+            let rules = rules(&errors);
+            tracing::warn!(source = source.name(), command, slot, tables, rules, "a consumer begins that will break");
+            count(source, command, "warned");
+        }
+    }
+
+    /// The catalog, as it is now or later.
+    async fn read(&self, source: &Source, database: &str, now: Instant) -> Result<Arc<Catalog>, String> {
+        if !audits(source, database) {
+            return Err("walgate's own sessions are in another database".into());
+        }
+        let mut known = self.catalog.lock().await;
+        if let Some((begun, catalog)) = &*known
+            && *begun >= now
+        {
+            return Ok(Arc::clone(catalog));
+        }
+        let begun = Instant::now();
+        let read = async { catalog::read(&source.connector().sql().await?).await };
+        let catalog: Catalog = read.await.map_err(|error: ConnectError| error.to_string())?;
+        if let Some(denied) = catalog.denied {
+            return Err(denied);
+        }
+        let catalog = Arc::new(catalog);
+        *known = Some((begun, Arc::clone(&catalog)));
+        Ok(catalog)
+    }
+}
+
+/// Whether this is the database that walgate looks at.
+fn audits(source: &Source, database: &str) -> bool {
+    source.connector().dsn().login_database() == Some(database)
+}
+
+/// The errors that a consumer will meet.
+fn errors(source: &Source, catalog: &Catalog, beginning: &Beginning) -> Vec<Finding> {
+    let mut scope = Scope { publications: beginning.publications.clone(), ..source.scope() };
+    // zero-cache always streams its own metadata.
+    let is_zero = |name: &String| name.starts_with('_') && name.contains("_metadata_");
+    if !scope.publications.is_empty() && !scope.publications.iter().any(is_zero) {
+        scope.rule_sets.remove(&RuleSet::Zero);
+    }
+    // What the values of tables have shown decides only how they are mended.
+    let newest: Option<Arc<AuditReport>> = source.audits().borrow().clone();
+    let survey = newest.map(|audit| audit.audited.survey.clone()).unwrap_or_default();
+    let findings = identity::audit(catalog, &survey, &scope).findings;
+    findings.into_iter().filter(|finding| finding.severity == Severity::Error).collect()
+}
+
+fn refusal(source: &Source, beginning: &Beginning, errors: &[Finding]) -> ErrorFields<'static> {
+    let Beginning { command, slot, publications } = beginning;
+    let what = match *command {
+        "START_REPLICATION" => "does not start replication from slot",
+        _ => "does not create replication slot",
+    };
+    let message = format!("walgate's guard {what} \"{slot}\": {} would break it", subjects(errors));
+    let told = errors.iter().map(|finding| format!("{} [{}]", finding.message, finding.rule));
+    let mends = errors.iter().filter_map(|finding| Some(finding.mend.as_ref()?.to_string()));
+    let mut hint = bounded(mends, "statement");
+    hint.push_str(if hint.is_empty() { "See" } else { "\nAll of it, as a script:" });
+    hint.push_str(" walgate check");
+    for rule_set in source.scope().rule_sets {
+        let _ = write!(hint, " --for {}", rule_set.as_str());
+    }
+    for publication in publications {
+        let _ = write!(hint, " --publication '{}'", publication.replace('\'', r"'\''"));
+    }
+    hint.push_str(" --format sql. The guard lets pass what is mended; with guard = \"warn\" it lets pass all.");
+    ErrorFields {
+        severity: "ERROR".into(),
+        code: REFUSED.into(),
+        message: message.into(),
+        detail: Some(bounded(told, "finding").into()),
+        hint: Some(hint.into()),
+    }
+}
+
+/// What is broken: tables, else publications, else the server.
+fn subjects(errors: &[Finding]) -> String {
+    let mut names = BTreeSet::new();
+    for finding in errors {
+        names.insert(match (&finding.table, &finding.publication) {
+            (Some(table), _) => format!("table {table}"),
+            (None, Some(publication)) => format!("publication \"{publication}\""),
+            (None, None) => "the server's configuration".into(),
+        });
+    }
+    let more = names.len().saturating_sub(NAMED);
+    let mut text = names.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+    if more > 0 {
+        let _ = write!(text, " and {more} more");
+    }
+    text
+}
+
+fn rules(errors: &[Finding]) -> String {
+    let rules: BTreeSet<&str> = errors.iter().map(|finding| finding.rule).collect();
+    rules.into_iter().collect::<Vec<_>>().join(", ")
+}
+
+/// Lines, each once, of which as many are shown as there is room for.
+fn bounded(lines: impl Iterator<Item = String>, what: &str) -> String {
+    let (mut text, mut seen, mut left_out) = (String::new(), BTreeSet::new(), 0);
+    for line in lines {
+        let room = seen.len() < NAMED && text.len() + line.len() <= MAX_TEXT;
+        if seen.contains(&line) {
+        } else if room {
+            let newline = if text.is_empty() { "" } else { "\n" };
+            let _ = write!(text, "{newline}{line}");
+            seen.insert(line);
+        } else {
+            left_out += 1;
+        }
+    }
+    if left_out > 0 {
+        let _ = write!(text, "\n… and {left_out} more {what}{}", if left_out > 1 { "s" } else { "" });
+    }
+    text
+}
+
+pub(super) fn count(source: &Source, command: &'static str, outcome: &'static str) {
+    counter!("walgate_guard_total", "source" => source.name().to_owned(), "command" => command, "outcome" => outcome)
+        .increment(1);
+}
