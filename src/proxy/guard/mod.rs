@@ -94,6 +94,8 @@ pub(super) struct Sentry<'a> {
     database: &'a str,
     /// Bytes still to come of a message that may pass.
     passing: usize,
+    /// The header of one that passes, as far as it has come.
+    header: Vec<u8>,
     /// What may not pass yet: the beginning of a message; or a command, and what came behind it.
     held: BytesMut,
     watch: Watch<'a>,
@@ -115,14 +117,12 @@ enum Watch<'a> {
 
 /// What is at the front of what a client has sent.
 enum Front {
-    /// A message of so many bytes that may pass.
-    Other(usize),
+    /// A message that may pass.
+    Other,
     /// One that must be seen whole, and is not.
     Part,
     /// A command of so many bytes that is to be judged.
     Command(Beginning, usize),
-    /// No message.
-    Garbage,
 }
 
 impl<'a> Sentry<'a> {
@@ -132,6 +132,7 @@ impl<'a> Sentry<'a> {
             shared,
             database,
             passing: 0,
+            header: Vec::new(),
             held: BytesMut::new(),
             watch: Watch::Looking,
             ending: false,
@@ -156,18 +157,26 @@ impl<'a> Sentry<'a> {
             if rest.is_empty() {
                 return;
             }
-            match self.front(rest, tap) {
-                Front::Other(len) => self.passing = len,
-                Front::Part => break,
-                Front::Command(beginning, len) => {
-                    self.watch = Watch::Holding(beginning, len);
-                    break;
-                }
-                Front::Garbage => {
-                    self.watch = Watch::Blind;
-                    return;
+            if self.header.is_empty() {
+                match self.front(rest, tap) {
+                    Front::Other => {}
+                    Front::Part => break,
+                    Front::Command(beginning, len) => {
+                        self.watch = Watch::Holding(beginning, len);
+                        break;
+                    }
                 }
             }
+            let (more, behind) = rest.split_at(rest.len().min(HEADER - self.header.len()));
+            self.header.extend_from_slice(more);
+            rest = behind;
+            let Some(header) = self.header.first_chunk::<HEADER>() else { return };
+            let Ok(len) = body_len(header) else {
+                self.watch = Watch::Blind;
+                return;
+            };
+            self.passing = len;
+            self.header.clear();
         }
         self.held = BytesMut::from(rest);
         read.truncate(read.len() - self.held.len());
@@ -227,31 +236,34 @@ impl<'a> Sentry<'a> {
     }
 
     fn front(&mut self, bytes: &[u8], tap: &Tap) -> Front {
-        let Some((header, behind)) = bytes.split_first_chunk::<HEADER>() else { return Front::Part };
-        let [tag, ..] = header;
-        let Ok(len) = body_len(header) else { return Front::Garbage };
-        let whole = HEADER + len;
-        match tag {
-            b'Q' => {
+        match bytes.first() {
+            Some(b'Q') => {
                 let streaming = tap.turn() == Turn::Both;
                 self.ending &= streaming;
-                if streaming && !self.ending {
-                    return Front::Other(whole);
+                if streaming && !self.ending || self.guard() == Guard::Off {
+                    return Front::Other;
                 }
             }
             // CopyDone, CopyFail.
-            b'c' | b'f' => {
+            Some(b'c' | b'f') => {
                 self.ending = tap.turn() == Turn::Both;
-                return Front::Other(whole);
+                return Front::Other;
             }
-            _ => return Front::Other(whole),
+            _ => return Front::Other,
         }
-        if len > MAX_COMMAND {
-            self.passes_unread("it is too long");
-            return Front::Other(whole);
+        let Some((header, behind)) = bytes.split_first_chunk::<HEADER>() else { return Front::Part };
+        match body_len(header) {
+            Err(_) => Front::Other,
+            Ok(len) if len > MAX_COMMAND => {
+                self.passes_unread("it is too long");
+                Front::Other
+            }
+            Ok(len) => match behind.get(..len).map(|body| self.query(body)) {
+                None => Front::Part,
+                Some(None) => Front::Other,
+                Some(Some(beginning)) => Front::Command(beginning, HEADER + len),
+            },
         }
-        let Some(body) = behind.get(..len) else { return Front::Part };
-        self.query(body).map_or(Front::Other(whole), |beginning| Front::Command(beginning, whole))
     }
 
     /// What a query begins, if it must wait for a verdict.
