@@ -27,6 +27,8 @@ pub struct Catalog {
     pub publications: Vec<Publication>,
     /// Who streams publications at this moment, as far as the role sees it.
     pub consumers: Vec<Consumer>,
+    /// Where zero-cache has set itself up.
+    pub zero_shards: Vec<ZeroShard>,
     /// The replication sets of pglogical on this node.
     pub replication_sets: Vec<ReplicationSet>,
     /// Why the role may not read them, in the server's words.
@@ -241,6 +243,15 @@ pub struct Consumer {
     pub publications: Vec<String>,
 }
 
+/// What zero-cache has noted for itself in the database (its function `emit_ddl_end`).
+#[derive(Clone, Debug, Deserialize)]
+pub struct ZeroShard {
+    /// The schema that it made, `{app}_{shard}`.
+    pub schema: Box<str>,
+    /// The publications that it streams.
+    pub publications: Vec<String>,
+}
+
 /// A replication set of pglogical.
 #[derive(Clone, Debug, Deserialize)]
 pub struct ReplicationSet {
@@ -332,6 +343,11 @@ impl Relation {
         let mut keys: Vec<&Index> = self.indexes.iter().filter(|index| self.is_key(index)).collect();
         keys.sort_by_key(|index| (!index.primary, index.columns.len()));
         keys
+    }
+
+    /// Whether it holds no rows itself.
+    pub fn is_partitioned(&self) -> bool {
+        self.kind == RelationKind::Partitioned
     }
 
     /// Whether its rows can be published at all (`is_publishable_class` in `pg_publication.c`).

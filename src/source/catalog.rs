@@ -16,7 +16,7 @@ use super::look::OLDEST;
 pub(crate) use super::look::failed;
 use super::replication::listed_publications;
 use super::sql::SqlSession;
-use crate::identity::catalog::{Consumer, Publication, Relation, ReplicationSet, Server};
+use crate::identity::catalog::{Consumer, Publication, Relation, ReplicationSet, Server, ZeroShard};
 use crate::identity::{self, Audit, Catalog, Evidence, Question, Scope, Survey};
 use crate::wire::command::Command;
 
@@ -116,6 +116,11 @@ SELECT 'publication', json_build_object(
     'tables', (SELECT coalesce(json_agg(json_build_object('relation', member.prrelid::int8, {filters})), '[]')
                FROM pg_publication_rel AS member WHERE member.prpubid = publication.oid))::text
 FROM pg_publication AS publication
+UNION ALL
+SELECT 'zero', json_build_object('schema', schema.nspname, 'publications',
+    (SELECT coalesce(json_agg(part[1]), '[]')
+     FROM regexp_matches(substring(function.prosrc FROM 'publications := ARRAY\[([^]]*)\]'), '''([^'']*)''', 'g') AS part))::text
+FROM pg_proc AS function JOIN schema ON schema.oid = function.pronamespace WHERE function.proname = 'emit_ddl_end'
 UNION ALL
 SELECT 'consumer', json_build_object('slot', slot.slot_name, 'command', activity.query)::text
 FROM pg_replication_slots AS slot JOIN pg_stat_activity AS activity ON activity.pid = slot.active_pid
@@ -304,6 +309,7 @@ fn take(catalog: &mut Catalog, rows: &[SimpleQueryMessage]) -> Result<(), Connec
             "publication" => {
                 catalog.publications.push(serde_json::from_str::<Publication>(body).map_err(problem)?);
             }
+            "zero" => catalog.zero_shards.push(serde_json::from_str::<ZeroShard>(body).map_err(problem)?),
             "set" => catalog.replication_sets.push(serde_json::from_str::<ReplicationSet>(body).map_err(problem)?),
             _ => {
                 let streaming: Streaming = serde_json::from_str(body).map_err(problem)?;

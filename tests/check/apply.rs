@@ -114,7 +114,9 @@ fn the_index_of_a_large_table_is_built_while_it_is_written_to() {
     // It fails, and leaves an index that is not valid.
     sql.run("INSERT INTO big VALUES (1, '')");
     assert!(sql.try_rows("CREATE UNIQUE INDEX CONCURRENTLY big_pkey ON big (id)").is_err());
-    sql.run("DELETE FROM big WHERE ctid = (SELECT max(ctid) FROM big WHERE id = 1); CREATE PUBLICATION p FOR TABLE big");
+    sql.run(
+        "DELETE FROM big WHERE ctid = (SELECT max(ctid) FROM big WHERE id = 1); CREATE PUBLICATION p FOR TABLE big",
+    );
     assert_eq!(sql.value("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('big_pkey')"), "f");
     let told = check(&[&dsn, "--apply", "--yes"]);
     assert_eq!(told.status, Some(0), "{told:?}");

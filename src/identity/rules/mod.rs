@@ -139,7 +139,7 @@ impl<'a> View<'a> {
         let mut zero_publications = Vec::new();
         if scope.rule_sets.contains(&RuleSet::Zero) {
             zero_publications = zero::publications(catalog, scope);
-            if zero_publications.is_empty() && scope.publications.is_empty() {
+            if zero_publications.is_empty() && scope.publications.is_empty() && catalog.zero_shards.is_empty() {
                 zero_publications.push(to_come);
             }
         }

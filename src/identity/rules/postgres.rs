@@ -376,11 +376,14 @@ fn publication_missing(view: &View<'_>, found: &mut Found<'_>) {
             .iter()
             .map(move |name| (format!("The consumer of slot {} streams it", consumer.slot), name))
     });
+    let noted = view.catalog.zero_shards.iter().flat_map(|shard| {
+        shard.publications.iter().map(move |name| (format!("zero-cache has noted it in schema {}", shard.schema), name))
+    });
     let then = match view.catalog.server.major() {
         ..18 => "the stream fails at the next change of any table",
         _ => "the stream goes on without the rows that it would publish",
     };
-    for (who, name) in named.chain(streamed).filter(|(_, name)| !exists(name)) {
+    for (who, name) in named.chain(streamed).chain(noted).filter(|(_, name)| !exists(name)) {
         let message = format!("{who}, and it does not exist: {then}: publication \"{name}\" does not exist");
         let template = Mend::template(
             "Say what it is to publish.",

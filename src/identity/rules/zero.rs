@@ -6,11 +6,11 @@ mod column;
 mod key;
 mod name;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Found, Rule, RuleSet, Scope, View};
 use crate::ident::{Identifier, Oid};
-use crate::identity::catalog::{Catalog, Column, Missing, Publication, Relation};
+use crate::identity::catalog::{Catalog, Column, Publication, Relation};
 use crate::identity::finding::Severity::{Error, Info, Warning};
 use crate::identity::mend::{self, Mend};
 use crate::identity::publish::Published;
@@ -47,14 +47,14 @@ pub(super) static RULES: &[Rule] = &[
         Error,
         "REPLICA IDENTITY NOTHING",
         "the initial sync stops: Table \"t\" with REPLICA IDENTITY NOTHING cannot be replicated",
-        |view, found| key::missing(view, found, |missing| matches!(missing, Missing::Nothing)),
+        key::identity_nothing,
     ),
     rule(
         "zero/identity-index-missing",
         Error,
-        "REPLICA IDENTITY USING INDEX, and that index is gone or not valid",
+        "REPLICA IDENTITY USING INDEX, and that index is gone",
         "the initial sync stops: Table \"t\" is missing its REPLICA IDENTITY INDEX",
-        |view, found| key::missing(view, found, |missing| matches!(missing, Missing::Index)),
+        key::identity_index_missing,
     ),
     rule(
         "zero/wal-level",
@@ -81,10 +81,10 @@ pub(super) static RULES: &[Rule] = &[
     rule(
         "zero/publication-name",
         Error,
-        "the name of a publication is not a letter or _, and then letters, digits and _; or longer than 63; or that of a \
+        "the name of a publication is not a lower-case letter or _, and then lower-case letters, digits and _; or that of a \
          publication of yours begins with _",
         "zero-cache does not start: Invalid publication name, or: Publication names starting with \"_\" are reserved for \
-         internal use.",
+         internal use.; with capitals nothing is replicated after the initial sync",
         publication_name,
     ),
     rule(
@@ -143,9 +143,24 @@ pub(super) static RULES: &[Rule] = &[
     rule(
         "zero/numeric-unique",
         Warning,
-        "a unique index is over a numeric column",
-        "values that are equal as double precision numbers are one row to zero-cache: the other is lost",
+        "a unique index is over a numeric column of more than 15 digits, or a time",
+        "values that are equal as double precision numbers, or as milliseconds, are one row to zero-cache: the other is lost, \
+         or the initial sync stops: UNIQUE constraint failed",
         column::numeric_unique,
+    ),
+    rule(
+        "zero/invalid-unique",
+        Warning,
+        "a unique index is not valid: CREATE UNIQUE INDEX CONCURRENTLY has failed",
+        "zero-cache takes it for one all the same: over equal values the initial sync stops: UNIQUE constraint failed",
+        column::invalid_unique,
+    ),
+    rule(
+        "zero/array-elements",
+        Warning,
+        "an array of elements that zero-cache does not read in binary (inet, interval, money, point, ranges, composites, …)",
+        "after the initial sync the clients see bytes for the values, until a row changes",
+        column::array_elements,
     ),
     rule(
         "zero/partition-root",
@@ -169,6 +184,13 @@ pub(super) static RULES: &[Rule] = &[
         row_filter,
     ),
     rule(
+        "zero/row-filters-differ",
+        Error,
+        "of two of its publications one filters the rows of a table, and the other does not",
+        "the initial sync copies only what the filter lets through: rows are missing",
+        row_filters_differ,
+    ),
+    rule(
         "zero/no-event-triggers",
         Warning,
         "zero-cache has set the database up without its event triggers, which only a superuser may create",
@@ -177,12 +199,15 @@ pub(super) static RULES: &[Rule] = &[
     ),
 ];
 
-/// The publications of zero-cache: those that were named, or that it streams, or that are called as it calls its own.
+/// The publications of zero-cache: those that were named; else those that it has noted for itself, or streams, or that are
+/// called as it calls its own.
 pub(super) fn publications<'a>(catalog: &'a Catalog, scope: &Scope) -> Vec<&'a Publication> {
     let streamed = catalog.consumers.iter().filter(|consumer| consumer.publications.iter().any(|name| is_own(name)));
-    let streamed: Vec<&String> = streamed.flat_map(|consumer| &consumer.publications).collect();
+    let streamed = streamed.flat_map(|consumer| &consumer.publications);
+    let noted = catalog.zero_shards.iter().flat_map(|shard| &shard.publications);
+    let known: BTreeSet<&str> = streamed.chain(noted).map(String::as_str).collect();
     let is_meant = |publication: &&Publication| match scope.publications.is_empty() {
-        true => is_own(&publication.name) || streamed.iter().any(|name| ***name == *publication.name),
+        true => is_own(&publication.name) || known.contains(&*publication.name),
         false => scope.publications.iter().any(|name| **name == *publication.name),
     };
     catalog.publications.iter().filter(is_meant).collect()
@@ -270,19 +295,25 @@ fn publication_name(view: &View<'_>, found: &mut Found<'_>) {
         let name = &*publication.name;
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let is_valid = name.starts_with(|c: char| is_word(c) && !c.is_ascii_digit()) && name.chars().all(is_word);
-        let problem = if !is_valid || name.len() > 63 {
+        let problem = if !is_valid {
             format!(
-                "Invalid publication name \"{name}\". Publication names must start with a letter or underscore and contain \
-                 only letters, digits, and underscores."
+                "zero-cache does not start: Invalid publication name \"{name}\". Publication names must start with a letter \
+                 or underscore and contain only letters, digits, and underscores."
+            )
+        } else if name.contains(|c: char| c.is_ascii_uppercase()) {
+            let folded = name.to_ascii_lowercase();
+            format!(
+                "zero-cache streams it by the name of {folded}: after the initial sync nothing is replicated, or, before \
+                 PostgreSQL 18, it stops: publication \"{folded}\" does not exist"
             )
         } else if name.starts_with('_') && !is_own(name) {
-            "Publication names starting with \"_\" are reserved for internal use.".to_owned()
+            "zero-cache does not start: Publication names starting with \"_\" are reserved for internal use.".to_owned()
         } else {
             continue;
         };
         let sql = format!("ALTER PUBLICATION {} RENAME TO <name>", Identifier(name));
         let mend = Mend::template("Its consumers must then name it so, and zero-cache is reset.", sql);
-        found.add(None, Some(publication), format!("zero-cache does not start: {problem}"), Some(mend));
+        found.add(None, Some(publication), problem, Some(mend));
     }
 }
 
@@ -331,17 +362,22 @@ fn partition_root(view: &View<'_>, found: &mut Found<'_>) {
 }
 
 fn inheritance(view: &View<'_>, found: &mut Found<'_>) {
-    let parents: std::collections::BTreeSet<Oid> = view
+    let parents: BTreeSet<Oid> = view
         .catalog
         .relations
         .values()
         .filter(|relation| !relation.partition)
         .flat_map(|relation| relation.parents.iter().copied())
         .collect();
-    for published in shown(view).into_iter().filter(|published| parents.contains(&published.shown_as.oid)) {
+    let is_parent = |published: &Published<'_>| parents.contains(&published.shown_as.oid);
+    for published in shown(view).into_iter().filter(is_parent) {
         let message = "It has inheritance children: zero-cache's initial sync reads their rows into it as well: wrong rows, \
-                       or UNIQUE constraint failed. Leave it out of the publication, or make the children partitions.";
-        about(found, &published, message.to_owned(), None);
+                       or UNIQUE constraint failed";
+        let mend = Mend::template(
+            "If the children can stand alone; or leave the table out of the publication, or make them partitions.",
+            format!("ALTER TABLE <child> NO INHERIT {}", published.shown_as.table_name()),
+        );
+        about(found, &published, message.to_owned(), Some(mend));
     }
 }
 
@@ -352,6 +388,22 @@ fn row_filter(view: &View<'_>, found: &mut Found<'_>) {
         let message = "The publication filters its rows. After a change of the filter, reset zero-cache: it does not look at \
                        existing rows again.";
         about(found, published, message.to_owned(), None);
+    }
+}
+
+fn row_filters_differ(view: &View<'_>, found: &mut Found<'_>) {
+    let is_filtered = |published: &Published<'_>| published.entry.is_some_and(|entry| entry.filtered_by.is_some());
+    for whole in view.zero.iter().filter(|published| !is_filtered(published)) {
+        let same = |other: &&Published<'_>| other.table.oid == whole.table.oid && is_filtered(other);
+        if let Some(filtered) = view.zero.iter().find(same) {
+            let message = format!(
+                "Publication {} publishes all its rows, and {} some: zero-cache's initial sync copies only those, so rows are \
+                 missing for its clients",
+                Identifier(&whole.publication.name),
+                Identifier(&filtered.publication.name)
+            );
+            about(found, filtered, message, None);
+        }
     }
 }
 

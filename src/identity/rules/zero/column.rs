@@ -15,7 +15,7 @@ pub(super) fn type_aborts_sync(view: &View<'_>, found: &mut Found<'_>) {
             let (name, sql_type) = (Identifier(&column.name), &column.sql_type);
             let (because, mend) = if column.element.is_some() {
                 let sql = format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {sql_type}", table.table_name());
-                let comment = "The catalog then says that it is an array; no row is written.";
+                let comment = "The catalog then says that it is an array; no row is written. One that is inherited is altered in the parent.";
                 (
                     format!("{name} ({sql_type}) was made by CREATE TABLE AS, so its dimensions are not known"),
                     Mend::one(comment, sql),
@@ -127,15 +127,86 @@ pub(super) fn numeric_unique(view: &View<'_>, found: &mut Found<'_>) {
         let table = published.shown_as;
         for index in table.indexes.iter().filter(|index| index.unique && !index.partial) {
             let Some(columns) = mend::columns(table, &index.columns) else { continue };
-            if let Some(column) = columns.iter().find(|column| &*column.type_name == "numeric") {
+            for column in columns {
+                let to_zero = match &*column.type_name {
+                    "numeric" if !is_exact(&column.sql_type) => "a double precision number",
+                    "time" | "timetz" => "a number of milliseconds",
+                    _ => continue,
+                };
                 let message = format!(
-                    "{} of the unique index {} is numeric, and a double precision number to zero-cache: of two rows whose \
-                     values are then equal its clients see one",
+                    "{} of the unique index {} is {}, and {to_zero} to zero-cache: of two rows whose values are then equal \
+                     its clients see one, or the initial sync stops: UNIQUE constraint failed",
                     Identifier(&column.name),
-                    Identifier(&index.name)
+                    Identifier(&index.name),
+                    column.sql_type
                 );
                 about(found, &published, message, None);
             }
+        }
+    }
+}
+
+/// Whether a numeric type has so few digits that a double precision number holds each of its values.
+fn is_exact(sql_type: &str) -> bool {
+    let precision = sql_type.strip_prefix("numeric(").and_then(|rest| rest.split([',', ')']).next());
+    precision.and_then(|precision| precision.parse().ok()).is_some_and(|precision: u32| precision <= 15)
+}
+
+pub(super) fn invalid_unique(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view) {
+        let table = published.shown_as;
+        // That of a partitioned table is not valid until each partition has one.
+        let is_left_over = |index: &&Index| index.unique && !index.valid && !index.partial && !table.is_partitioned();
+        for index in table.indexes.iter().filter(is_left_over) {
+            let name = Identifier(&index.name);
+            let message = format!(
+                "The unique index {name} is not valid, and zero-cache takes it for one all the same: over equal values its \
+                 initial sync stops, for all tables: UNIQUE constraint failed"
+            );
+            let sql = format!("DROP INDEX CONCURRENTLY {}.{name}", Identifier(&table.schema));
+            let comment = "If no build of it is under way (pg_stat_progress_create_index).";
+            about(found, &published, message, Some(Mend::template(comment, sql)));
+        }
+    }
+}
+
+pub(super) fn array_elements(view: &View<'_>, found: &mut Found<'_>) {
+    const READ: &[&str] = &[
+        "bool",
+        "int2",
+        "int4",
+        "int8",
+        "float4",
+        "float8",
+        "text",
+        "varchar",
+        "bpchar",
+        "char",
+        "name",
+        "uuid",
+        "json",
+        "jsonb",
+        "timestamp",
+        "timestamptz",
+        "date",
+        "time",
+        "timetz",
+        "numeric",
+        "xml",
+    ];
+    for published in shown(view) {
+        for column in published_columns(&published).filter(|column| !aborts_sync(column)) {
+            let Some(element) = &column.element else { continue };
+            if column.element_kind == Some('e') || READ.contains(&&**element) {
+                continue;
+            }
+            let message = format!(
+                "zero-cache does not read the elements of {} ({}): after the initial sync its clients see bytes for the \
+                 values of a row, until it changes",
+                Identifier(&column.name),
+                column.sql_type
+            );
+            about(found, &published, message, None);
         }
     }
 }

@@ -32,52 +32,68 @@ fn key_for_zero(view: &View<'_>, table: &Relation) -> Option<Mend> {
 
 pub(super) fn no_key(view: &View<'_>, found: &mut Found<'_>) {
     for published in shown(view) {
-        if published.table.identity == IdentitySetting::Full || keys(&published).next().is_some() {
+        let table = published.shown_as;
+        if table.identity == IdentitySetting::Full || keys(&published).next().is_some() {
             continue;
         }
         let also = match published.table.replica_identity() {
             ReplicaIdentity::Missing(Missing::PrimaryKey) => {
-                ", and the application's own UPDATE and DELETE fail as long as it is published"
+                "its clients never see the table, and the application's own UPDATE and DELETE fail as long as it is published"
+                    .to_owned()
             }
-            _ => "",
+            ReplicaIdentity::Index(_) | ReplicaIdentity::Full => format!(
+                "its clients never see the table, and at the first UPDATE or DELETE it stops, and again after each restart: \
+                 Cannot replicate table \"{}\" without a PRIMARY KEY or UNIQUE INDEX",
+                table.name
+            ),
+            ReplicaIdentity::Missing(_) => "its clients never see the table".to_owned(),
         };
         let message = format!(
             "zero-cache needs a key, a primary key or a unique index over NOT NULL columns that are published, and there is \
-             none: its clients never see the table{also}: The \"{}\" table is missing a primary key or non-null unique index \
-             and thus cannot be synced to the client",
-            lite_name(published.shown_as)
+             none: {also}: The \"{}\" table is missing a primary key or non-null unique index and thus cannot be synced to \
+             the client",
+            lite_name(table)
         );
-        about(found, &published, message, key_for_zero(view, published.shown_as));
+        about(found, &published, message, key_for_zero(view, table));
     }
 }
 
 pub(super) fn full_without_key(view: &View<'_>, found: &mut Found<'_>) {
     for published in shown(view) {
-        let is_full = published.table.identity == IdentitySetting::Full;
+        let table = published.shown_as;
+        let is_full = table.identity == IdentitySetting::Full;
         if !is_full || keys(&published).any(|key| is_shown_by(&published, key)) {
             continue;
         }
         let message = format!(
             "REPLICA IDENTITY FULL without a key that zero knows: zero-cache stops at the first insert, and again after each \
              restart and reset: Cannot replicate table \"{}\" without a PRIMARY KEY or UNIQUE INDEX",
-            published.shown_as.name
+            table.name
         );
-        about(found, &published, message, key_for_zero(view, published.table));
+        about(found, &published, message, key_for_zero(view, table));
     }
 }
 
-pub(super) fn missing(view: &View<'_>, found: &mut Found<'_>, is: fn(Missing<'_>) -> bool) {
-    for published in shown(view) {
-        let table = published.shown_as;
-        let ReplicaIdentity::Missing(why) = table.replica_identity() else { continue };
-        if !is(why) {
-            continue;
-        }
-        let then = match why {
-            Missing::Nothing => format!("Table \"{}\" with REPLICA IDENTITY NOTHING cannot be replicated", table.name),
-            _ => format!("Table \"{}\" is missing its REPLICA IDENTITY INDEX", table.name),
-        };
-        let message = format!("zero-cache's initial sync stops, for all tables: {then}");
-        about(found, &published, message, Some(key::plan(view.catalog, view.survey, table, true)));
+pub(super) fn identity_nothing(view: &View<'_>, found: &mut Found<'_>) {
+    for published in shown(view).iter().filter(|published| published.shown_as.identity == IdentitySetting::Nothing) {
+        let then = format!("Table \"{}\" with REPLICA IDENTITY NOTHING cannot be replicated", published.shown_as.name);
+        stops(view, found, published, &then);
     }
+}
+
+pub(super) fn identity_index_missing(view: &View<'_>, found: &mut Found<'_>) {
+    // One that is not valid does for zero-cache.
+    let is_gone = |published: &&Published<'_>| {
+        let table = published.shown_as;
+        table.identity == IdentitySetting::Index && !table.indexes.iter().any(|index| index.identity)
+    };
+    for published in shown(view).iter().filter(is_gone) {
+        let then = format!("Table \"{}\" is missing its REPLICA IDENTITY INDEX", published.shown_as.name);
+        stops(view, found, published, &then);
+    }
+}
+
+fn stops(view: &View<'_>, found: &mut Found<'_>, published: &Published<'_>, then: &str) {
+    let message = format!("zero-cache's initial sync stops, for all tables: {then}");
+    about(found, published, message, Some(key::plan(view.catalog, view.survey, published.shown_as, true)));
 }

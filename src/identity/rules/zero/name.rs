@@ -37,6 +37,13 @@ pub(super) fn reserved_name(view: &View<'_>, found: &mut Found<'_>) {
             );
             about(found, &published, message, Some(rename_table(table)));
         }
+        for index in table.indexes.iter().filter(|index| is_replicated(&published, index)) {
+            let name = lite(&table.schema, &index.name);
+            if name.to_ascii_lowercase().starts_with("sqlite_") {
+                let message = format!("{STOPS}: object name reserved for internal use: {name}");
+                about(found, &published, message, Some(rename_index(table, index)));
+            }
+        }
     }
 }
 
@@ -127,4 +134,9 @@ fn rename_column(table: &Relation, column: &str) -> Mend {
         comment,
         format!("ALTER TABLE {} RENAME COLUMN {} TO <name>", table.table_name(), Identifier(column)),
     )
+}
+
+fn rename_index(table: &Relation, index: &Index) -> Mend {
+    let sql = format!("ALTER INDEX {}.{} RENAME TO <name>", Identifier(&table.schema), Identifier(&index.name));
+    Mend::template("Nothing but plans and errors calls it so.", sql)
 }
