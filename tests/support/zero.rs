@@ -5,6 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use walgate::scratch::{Cache, Error, Signal, free_port, signal};
 
@@ -15,14 +16,34 @@ const ZERO: &str = "1.9.0";
 /// The Node that runs it: npm's package `node-<platform>` is one program, without an install script.
 const NODE: &str = "22.23.3";
 
-/// Runs zero-cache until the pipe on standard input closes: a test that is killed must not leave it. Its workers end
-/// with it.
-pub(super) const GUARD: &str = r#""$@" </dev/null & read -r _; kill -s KILL $!"#;
+/// The version of the protocol between that release and its clients.
+const PROTOCOL: u32 = 51;
+
+/// Runs a program until it ends, or until the pipe on standard input closes: a test that is killed must not leave it. Its
+/// workers end with it.
+pub(super) const GUARD: &str = r#"exec 3<&0
+"$@" </dev/null 3<&- & program=$!
+{ read -r _ <&3; kill -s KILL $program; } & guard=$!
+wait $program; status=$?
+kill -s KILL $guard; exit $status"#;
+
+/// How many clients have connected.
+static GROUPS: AtomicU32 = AtomicU32::new(0);
 
 /// A running zero-cache. It and its workers end with this value.
 pub(crate) struct ZeroCache {
     child: Child,
     directory: tempfile::TempDir,
+    port: u16,
+}
+
+/// What one zero-cache is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct App<'a> {
+    /// Its name, by which its slots and publications are called: two on one server must not have the same.
+    pub(crate) name: &'a str,
+    /// The publications that it is to replicate; without any it makes one of the schema `public`.
+    pub(crate) publications: &'a [&'a str],
 }
 
 impl ZeroCache {
@@ -30,6 +51,19 @@ impl ZeroCache {
     /// it has done its initial sync and serves. Before that, an upstream that goes away makes it exit.
     #[track_caller]
     pub(crate) fn start(upstream: &str, state: &str) -> ZeroCache {
+        let app = App { name: "zero", publications: &[] };
+        ZeroCache::launch(upstream, state, app).unwrap_or_else(|log| panic!("zero-cache ended: {}", last_lines(&log)))
+    }
+
+    /// Starts one that keeps its state in the database that it replicates; returns it when it serves, and its log if it
+    /// ends before.
+    #[track_caller]
+    pub(crate) fn try_start(upstream: &str, app: App<'_>) -> Result<ZeroCache, String> {
+        ZeroCache::launch(upstream, upstream, app)
+    }
+
+    #[track_caller]
+    fn launch(upstream: &str, state: &str, app: App<'_>) -> Result<ZeroCache, String> {
         let installed = installed();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let log = File::create(directory.path().join("log")).expect("the log can be made");
@@ -42,14 +76,56 @@ impl ZeroCache {
         command.env("ZERO_REPLICA_FILE", directory.path().join("replica.db")).env("ZERO_PORT", port.to_string());
         command.env("ZERO_NUM_SYNC_WORKERS", "1").env("ZERO_ADMIN_PASSWORD", "x");
         command.env("ZERO_ENABLE_TELEMETRY", "false").env("DO_NOT_TRACK", "1");
-        command.env("ZERO_CHANGE_STREAMER_STARTUP_DELAY_MS", "1000");
+        command.env("ZERO_CHANGE_STREAMER_STARTUP_DELAY_MS", "1").env("ZERO_APP_ID", app.name);
+        if !app.publications.is_empty() {
+            command.env("ZERO_APP_PUBLICATIONS", app.publications.join(","));
+        }
         command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
         let child = command.process_group(0).spawn().expect("zero-cache starts");
-        let zero = ZeroCache { child, directory };
-        eventually("zero-cache to serve", || {
-            TcpStream::connect(("127.0.0.1", port)).map_err(|_| last_lines(&zero.log()))
+        let mut zero = ZeroCache { child, directory, port };
+        let serves = eventually("zero-cache to serve", || match TcpStream::connect(("127.0.0.1", port)) {
+            Ok(_) => Ok(true),
+            Err(_) if zero.has_ended() => Ok(false),
+            Err(_) => Err(last_lines(&zero.log())),
         });
-        zero
+        if serves { Ok(zero) } else { Err(zero.log()) }
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
+    /// Connects a client whose schema has these tables, as zero's protocol has it, and returns what it is refused with.
+    #[track_caller]
+    pub(crate) fn refuses(&self, tables: &serde_json::Value) -> Option<String> {
+        let script = "const [url, message] = process.argv.slice(1); \
+                      const protocol = encodeURIComponent(btoa(JSON.stringify({initConnectionMessage: JSON.parse(message)}))); \
+                      const socket = new WebSocket(url, [protocol]); \
+                      const end = (text) => { console.log(JSON.stringify(text)); process.exit(); }; \
+                      socket.onmessage = ({data}) => { \
+                          const [kind, body] = JSON.parse(data); \
+                          if (kind === 'error') end(body.message); \
+                          if (kind === 'pokeEnd' && !body.cookie.startsWith('00:')) end(null); \
+                      }; \
+                      socket.onerror = ({message}) => { console.error(message); process.exit(1); };";
+        eventually("a client to be answered", || {
+            // A group of its own: what was said of a schema stays with the group.
+            let group = GROUPS.fetch_add(1, Ordering::Relaxed);
+            let query = format!("clientID=c&clientGroupID=g{group}&baseCookie=&ts=0&lmid=0&wsid=w");
+            let url = format!("ws://127.0.0.1:{}/sync/v{PROTOCOL}/connect?{query}", self.port);
+            let message =
+                serde_json::json!(["initConnection", {"desiredQueriesPatch": [], "clientSchema": {"tables": tables}}]);
+            let mut command = Command::new(node(&installed()));
+            let output = command.args(["-e", script, &url, &message.to_string()]).output().expect("node starts");
+            serde_json::from_slice(&output.stdout).map_err(|_| String::from_utf8_lossy(&output.stderr).into_owned())
+        })
+    }
+
+    /// Waits until it has ended by itself.
+    #[track_caller]
+    pub(crate) fn ends(&mut self) -> String {
+        eventually("zero-cache to end", || if self.has_ended() { Ok(self.log()) } else { Err(last_lines(&self.log())) })
     }
 
     /// Sends a signal to it and all its workers, each of which has a process group of its own.
@@ -78,7 +154,8 @@ impl ZeroCache {
     pub(crate) fn replica(&self, sql: &str) -> Result<serde_json::Value, String> {
         let installed = installed();
         let mut command = Command::new(node(&installed));
-        let script = "const {default: Database} = await import('@rocicorp/zero-sqlite3'); \
+        let script = "BigInt.prototype.toJSON = function () { return this.toString(); }; \
+                      const {default: Database} = await import('@rocicorp/zero-sqlite3'); \
                       const db = new Database(process.argv[1], {readonly: true}); \
                       console.log(JSON.stringify(db.prepare(process.argv[2]).all()));";
         command.args(["--input-type=module", "-e", script]).arg(self.directory.path().join("replica.db")).arg(sql);

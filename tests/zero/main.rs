@@ -1,0 +1,13 @@
+//! The rules of zero-cache against a real one: what a rule says comes true, what mends it makes it go.
+//!
+//! [`cases`] is the table of schemas that offend a rule; each is tried on a database and a zero-cache of its own, and once
+//! more mended.
+
+mod cases;
+#[path = "../identity/check.rs"]
+mod check;
+mod proof;
+mod special;
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
