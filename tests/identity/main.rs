@@ -7,6 +7,7 @@
 mod cases;
 mod check;
 mod healthy;
+mod mixture;
 mod oracle;
 mod pglogical;
 mod proof;

@@ -57,7 +57,7 @@ fn prove(major: u32) {
 }
 
 /// Takes everything away that a case has made: that is several times quicker than a database for each.
-const CLEAR: &str = "
+pub(crate) const CLEAR: &str = "
     DO $$
     DECLARE what text;
     BEGIN
