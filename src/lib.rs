@@ -18,4 +18,5 @@ pub mod source;
 pub mod telemetry;
 pub mod time;
 pub mod tls;
+pub mod webhook;
 pub mod wire;

@@ -226,6 +226,7 @@ impl Daemon {
         view.set_sources(vec![Arc::clone(&source)]);
         console.configure(&Config {
             http: Some(config::Http { listen: http, token: None, tls: None }),
+            webhook: None,
             console: config::Console::new(config::Console::DATABASE.into(), None)?,
             drain_timeout: Duration::ZERO,
             sources: vec![config::Source {

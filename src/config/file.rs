@@ -19,6 +19,7 @@ use crate::lag::Observe;
 use crate::proxy::{self, Guard, Limits, ListenAddr};
 use crate::source::dsn::SystemEnvironment;
 use crate::source::{Connector, Dsn, Secret};
+use crate::webhook::Url;
 
 /// What is wrong with a file, and where.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,8 @@ struct File {
     /// The SQL console, on every source's listener.
     #[serde(default)]
     console: ConsoleSection,
+    /// Who is told of findings that come and go.
+    webhook: Option<WebhookSection>,
     /// How long sessions may take to end after SIGTERM, or when their source goes.
     #[serde(default = "default_drain_timeout", deserialize_with = "as_duration")]
     #[cfg_attr(test, schemars(with = "String"))]
@@ -102,6 +105,17 @@ impl Default for ConsoleSection {
     fn default() -> ConsoleSection {
         ConsoleSection { database: Console::DATABASE.into(), auth_file: None }
     }
+}
+
+/// Who is told of findings that come and go.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+struct WebhookSection {
+    /// Where they are posted as JSON, like "https://hooks.slack.com/services/…".
+    #[serde(deserialize_with = "parsed")]
+    #[cfg_attr(test, schemars(with = "String"))]
+    url: Url,
 }
 
 /// A source: one database whose changes are replicated.
@@ -237,7 +251,8 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
     }
     let console = Console::new(file.console.database, file.console.auth_file.as_ref().map(here));
     let console = console.map_err(|error| failed(None, format!("console.auth_file: {error}")))?;
-    Ok(Config { http, console, drain_timeout: file.drain_timeout, sources })
+    let webhook = file.webhook.map(|webhook| webhook.url);
+    Ok(Config { http, console, webhook, drain_timeout: file.drain_timeout, sources })
 }
 
 fn read_token(path: &Path) -> io::Result<Secret> {
@@ -409,6 +424,11 @@ mod tests {
             ("[[source]]\nname = \"$a\"\ndsn = \"host=a\"", "2: name: a $ begins a variable"),
             ("[[source]\nname = 1", "1: "),
             ("source = []", " there is no [[source]]"),
+            (
+                "[webhook]\nurl = \"hooks.slack.com/hunter2\"",
+                "2: url: expected a URL that begins with https:// or http://",
+            ),
+            ("[webhook]\nulr = \"hunter2\"", r#"2: unknown key "ulr"; did you mean "url"?"#),
             ("[http]\nlisten = \"nowhere\"", "2: listen: expected address:port"),
             ("[http]\ntoken_file = \"no/such\"\n[[source]]\nname=\"a\"\ndsn=\"host=a\"", " http.token_file: "),
         ] {
@@ -443,19 +463,20 @@ mod tests {
         let config = read_text(&EXAMPLE.replace("sslmode=verify-full", "sslmode=require")).unwrap();
         let minimal = read_text("[[source]]\nname = \"blue\"\ndsn = \"host=b\"\nlisten = \"127.0.0.1:6432\"").unwrap();
         let comparable = |config: Config| {
-            let Config { http, console, drain_timeout, sources } = config;
+            let Config { http, console, webhook, drain_timeout, sources } = config;
             let Source { name, listen, observe, passive, guard, rule_sets, limits, stale_after, .. } =
                 sources[0].clone();
             let http = http.map(|http| (http.listen, http.token.is_none(), http.tls.is_none()));
             format!(
-                "{http:?} {console:?} {drain_timeout:?} {name} {listen:?} {observe:?} {passive} {guard:?} {rule_sets:?} \
+                "{http:?} {console:?} {webhook:?} {drain_timeout:?} {name} {listen:?} {observe:?} {passive} {guard:?} {rule_sets:?} \
                  {limits:?} {stale_after:?}"
             )
         };
         assert_eq!(comparable(config), comparable(minimal));
 
         let schema = serde_json::to_value(schema_for!(File)).unwrap();
-        let sections = ["HttpSection", "ConsoleSection", "SourceSection"].map(|name| &schema["$defs"][name]);
+        let sections =
+            ["HttpSection", "ConsoleSection", "WebhookSection", "SourceSection"].map(|name| &schema["$defs"][name]);
         for properties in [&schema].into_iter().chain(sections).map(|section| &section["properties"]) {
             for key in properties.as_object().unwrap().keys() {
                 let given = EXAMPLE.lines().map(|line| line.trim_start_matches("# "));

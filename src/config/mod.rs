@@ -21,6 +21,7 @@ use crate::scram::{Users, UsersError};
 use crate::source::dsn::TargetSessionAttrs;
 use crate::source::{Connector, Secret};
 use crate::tls::{ServerTls, ServerTlsError};
+use crate::webhook::Url;
 
 /// Everything.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Config {
     pub http: Option<Http>,
     /// The SQL console.
     pub console: Console,
+    /// Where findings that come and go are posted.
+    pub webhook: Option<Url>,
     /// How long sessions may take to end after SIGTERM, or when their source goes.
     pub drain_timeout: Duration,
     /// At least one.

@@ -72,6 +72,7 @@ fn settings(config: &Config) -> Vec<(String, String)> {
     add("http.token", http.and_then(|http| http.token.as_ref()).map(ToString::to_string));
     add("console.database", Some(config.console.database.clone().unwrap_or_else(|| "off".into())));
     add("console.auth_file", config.console.auth_file.as_ref().map(|file| file.display().to_string()));
+    add("webhook.url", config.webhook.as_ref().map(|url| format!("*** of {}", url.host())));
     add("drain_timeout", Some(humantime::format_duration(config.drain_timeout).to_string()));
     for source in &config.sources {
         let dsn = source.connector.dsn();

@@ -21,6 +21,7 @@ use crate::console::Console;
 use crate::http::{self, View};
 use crate::proxy::{BindError, Proxy};
 use crate::telemetry::Metrics;
+use crate::webhook::Webhook;
 use running::Running;
 
 /// How long HTTP requests under way may take once the sessions have ended.
@@ -50,12 +51,16 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
         }
     };
     let console = Arc::new(Console::new(Arc::clone(&view)));
+    let webhook = Arc::default();
     let mut daemon =
-        Daemon { config, running: BTreeMap::new(), ending: JoinSet::new(), view: Arc::clone(&view), console };
+        Daemon { config, running: BTreeMap::new(), ending: JoinSet::new(), view: Arc::clone(&view), console, webhook };
     daemon.console.configure(&daemon.config);
+    daemon.webhook.set(daemon.config.webhook.clone());
     for source in daemon.config.sources.clone() {
         let name = source.name.clone();
-        daemon.running.insert(name, Running::start(source, &daemon.console).await?);
+        let running = Running::start(source, &daemon.console).await?;
+        daemon.webhook.follow(&running.source());
+        daemon.running.insert(name, running);
     }
     daemon.show();
     let http = match http {
@@ -109,6 +114,7 @@ struct Daemon {
     ending: JoinSet<()>,
     view: Arc<View>,
     console: Arc<Console>,
+    webhook: Arc<Webhook>,
 }
 
 /// What a reload does with a source.
@@ -135,7 +141,10 @@ impl Daemon {
         let mut before = std::mem::take(&mut self.running);
         for (source, change) in config.sources.iter().zip(changes) {
             let running = match (change, before.remove(&source.name)) {
-                (Change::Start(new), _) => new,
+                (Change::Start(new), _) => {
+                    self.webhook.follow(&new.source());
+                    new
+                }
                 (Change::Move(moved), Some(mut known)) => {
                     if let Some(left) = known.become_like(source.clone(), moved) {
                         self.ending.spawn(left.drain(config.drain_timeout));
@@ -152,6 +161,7 @@ impl Daemon {
         }
         self.show();
         self.console.configure(&config);
+        self.webhook.set(config.webhook.clone());
         let (old, new) = (self.config.http.as_ref(), config.http.as_ref());
         if old.map(|http| http.listen) != new.map(|http| http.listen) {
             tracing::warn!("the address of the HTTP interface changes only with a restart");

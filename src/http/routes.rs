@@ -102,6 +102,10 @@ impl Filter {
         Ok((filter, sources))
     }
 
+    pub(super) fn names_slot(&self) -> bool {
+        self.slot.is_some()
+    }
+
     pub(super) fn wants(&self, slot: &SlotName) -> bool {
         self.slot.as_ref().is_none_or(|wanted| slot.as_str() == wanted)
     }

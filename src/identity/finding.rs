@@ -57,6 +57,15 @@ pub struct Finding {
     pub mend: Option<Mend>,
 }
 
+impl Finding {
+    /// The table and the publication that it is about, in words.
+    pub fn place(&self) -> String {
+        let table = self.table.as_ref().map(ToString::to_string);
+        let publication = self.publication.as_ref().map(|publication| format!("publication {publication}"));
+        table.into_iter().chain(publication).collect::<Vec<_>>().join(", ")
+    }
+}
+
 fn as_sql<S: Serializer>(mend: &Option<Mend>, serializer: S) -> Result<S::Ok, S::Error> {
     match mend {
         Some(mend) => serializer.collect_str(mend),

@@ -179,7 +179,7 @@ fn note(source: &str, standing: &mut Standing, report: &AuditReport) -> Changes 
         Some(changes) => {
             warn_of(source, &changes.appeared, Severity::Warning);
             for gone in changes.gone.iter().filter(|finding| finding.severity >= Severity::Warning).take(LOGGED) {
-                let (rule, at) = (gone.rule, place(gone));
+                let (rule, at) = (gone.rule, gone.place());
                 tracing::info!(source, rule, at, "a finding has gone");
             }
         }
@@ -191,19 +191,13 @@ fn note(source: &str, standing: &mut Standing, report: &AuditReport) -> Changes 
 fn warn_of(source: &str, findings: &[Finding], least: Severity) {
     let bad = || findings.iter().filter(|finding| finding.severity >= least);
     for finding in bad().take(LOGGED) {
-        let (rule, severity, at, fix) = (finding.rule, finding.severity, place(finding), fix(finding));
+        let (rule, severity, at, fix) = (finding.rule, finding.severity, finding.place(), fix(finding));
         tracing::warn!(source, rule, %severity, at, fix, "{}", finding.message);
     }
     let more = bad().count().saturating_sub(LOGGED);
     if more > 0 {
         tracing::warn!(source, more, "there are more findings: see /v1/identity, or walgate check");
     }
-}
-
-fn place(finding: &Finding) -> String {
-    let table = finding.table.as_ref().map(ToString::to_string);
-    let publication = finding.publication.as_ref().map(|publication| format!("publication {publication}"));
-    table.into_iter().chain(publication).collect::<Vec<_>>().join(", ")
 }
 
 /// What mends it, in one line.

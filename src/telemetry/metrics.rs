@@ -1,5 +1,6 @@
 //! The metrics of DESIGN, recorded and rendered.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Instant;
 
@@ -7,6 +8,7 @@ use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use metrics::{Unit, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
+use crate::identity::Severity;
 use crate::lag::{ConsumerReport, SourceLag, State, Untapped};
 use crate::source::Source;
 
@@ -46,6 +48,7 @@ impl Metrics {
                 for (kind, count) in source.sessions().counts() {
                     gauge!("walgate_proxy_sessions", "source" => name.clone(), "kind" => kind).set(count as f64);
                 }
+                show_findings(source, now);
                 let lag = source.lag();
                 show_lag(&lag, now);
                 write_ack_latency(&lag, &mut ack_latency);
@@ -92,6 +95,7 @@ fn describe_view() {
     describe_gauge!("walgate_slot_wal_status", "The slot's wal_status; 1 for the one it has.");
     describe_gauge!("walgate_table_pending_rows", "Rows sent and not acknowledged, by table.");
     describe_gauge!("walgate_last_frame_age_seconds", Unit::Seconds, "Time since the server was heard on the stream.");
+    describe_gauge!("walgate_identity_findings", "Tables that break a rule; 0 for a rule that all keep.");
     describe_gauge!(
         "walgate_consumer_state",
         "How far the consumer's figures can be trusted; 1 for the state it is in."
@@ -106,6 +110,21 @@ fn show_lag(lag: &SourceLag, now: Instant) {
     for (slot, age) in lag.last_frame_ages(now) {
         let labels = [("source", lag.name().to_owned()), ("slot", slot.to_string())];
         gauge!("walgate_last_frame_age_seconds", &labels).set(age.as_secs_f64());
+    }
+}
+
+/// A figure for each rule that was looked at; none where the newest audit does not count any more.
+fn show_findings(source: &Source, now: Instant) {
+    let Ok(report) = source.audited(now) else { return };
+    let rules = report.scope.rules().map(|rule| ((rule.id, rule.severity), 0));
+    let mut counts: BTreeMap<(&str, Severity), u64> = rules.filter(|_| report.is_whole()).collect();
+    for finding in &report.audited.audit.findings {
+        *counts.entry((finding.rule, finding.severity)).or_default() += 1;
+    }
+    for ((rule, severity), count) in counts {
+        let source = source.name().to_owned();
+        let labels = [("source", source), ("rule", rule.to_owned()), ("severity", severity.to_string())];
+        gauge!("walgate_identity_findings", &labels).set(count as f64);
     }
 }
 

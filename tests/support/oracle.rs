@@ -26,6 +26,8 @@ pub(crate) struct Habits {
     pub(crate) streaming: Option<&'static str>,
     /// The plugin's `two_phase`.
     pub(crate) two_phase: bool,
+    /// The plugin's `messages`, as zero-cache asks for them.
+    pub(crate) messages: bool,
     /// Acknowledges where a commit ends, as subscriptions do, and not where its record begins, as zero-cache does.
     pub(crate) acks_the_end: bool,
     /// Sends 0/0 before each acknowledgement.
@@ -42,6 +44,7 @@ impl Habits {
         protocol: 1,
         streaming: None,
         two_phase: false,
+        messages: false,
         acks_the_end: false,
         sends_zeros: false,
         ignores_keepalives: false,
@@ -250,6 +253,9 @@ async fn consume(shared: &Shared, dsn: &str, slot: &str, publications: &str, hab
     let protocol = habits.protocol.to_string();
     let mut options = vec![("proto_version", protocol.as_str()), ("publication_names", publications)];
     options.extend(habits.streaming.map(|streaming| ("streaming", streaming)));
+    if habits.messages {
+        options.push(("messages", "true"));
+    }
     if habits.two_phase {
         options.push(("two_phase", "on"));
     }
