@@ -4,6 +4,8 @@
 
 mod client;
 mod commands;
+mod consumers;
+mod legs;
 #[path = "../proxy/peers.rs"]
 #[expect(dead_code, reason = "each test program uses a part of it")]
 mod peers;

@@ -43,8 +43,9 @@ impl Judge {
     pub(super) async fn judge(&self, source: &Source, database: &str, beginning: Beginning) -> Verdict {
         // What the guard sees is to be seen elsewhere too.
         source.want_audit();
+        let scope = scope(source, &beginning);
         let judged = match timeout(PATIENCE, self.read(source, database, Instant::now())).await {
-            Ok(Ok(catalog)) => Ok(errors(source, &catalog, &beginning)),
+            Ok(Ok(catalog)) => Ok(errors(source, &catalog, &scope)),
             Ok(Err(reason)) => Err(reason),
             Err(_) => Err(format!("it cannot be read within {} s", PATIENCE.as_secs())),
         };
@@ -62,7 +63,7 @@ impl Judge {
                     "the guard has refused a consumer"
                 );
                 count(source, command, "refused");
-                Verdict::Refuse(refusal(source, &beginning, &errors))
+                Verdict::Refuse(refusal(&beginning, &scope, &errors))
             }
             Err(reason) => {
                 tracing::error!(
@@ -82,7 +83,7 @@ impl Judge {
     pub(super) fn warn(&self, source: &Source, database: &str, beginning: &Beginning) {
         let newest = source.audits().borrow().clone();
         let Some(audit) = newest.filter(|_| audits(source, database)) else { return };
-        let errors = errors(source, &audit.audited.catalog, beginning);
+        let errors = errors(source, &audit.audited.catalog, &scope(source, beginning));
         if !errors.is_empty() {
             let (Beginning { command, slot, .. }, tables) = (beginning, subjects(&errors));
             let rules = rules(&errors);
@@ -119,37 +120,42 @@ fn audits(source: &Source, database: &str) -> bool {
     source.connector().dsn().login_database() == Some(database)
 }
 
-/// The errors that a consumer will meet.
-fn errors(source: &Source, catalog: &Catalog, beginning: &Beginning) -> Vec<Finding> {
+/// What a consumer is judged by: of a slot that is to be made all that is published, of a stream what it asks for.
+fn scope(source: &Source, beginning: &Beginning) -> Scope {
     let mut scope = Scope { publications: beginning.publications.clone(), ..source.scope() };
     // zero-cache always streams its own metadata.
     let is_zero = |name: &String| name.starts_with('_') && name.contains("_metadata_");
     if !scope.publications.is_empty() && !scope.publications.iter().any(is_zero) {
         scope.rule_sets.remove(&RuleSet::Zero);
     }
+    scope
+}
+
+/// The errors that a consumer will meet.
+fn errors(source: &Source, catalog: &Catalog, scope: &Scope) -> Vec<Finding> {
     // What the values of tables have shown decides only how they are mended.
     let newest: Option<Arc<AuditReport>> = source.audits().borrow().clone();
     let survey = newest.map(|audit| audit.audited.survey.clone()).unwrap_or_default();
-    let findings = identity::audit(catalog, &survey, &scope).findings;
+    let findings = identity::audit(catalog, &survey, scope).findings;
     findings.into_iter().filter(|finding| finding.severity == Severity::Error).collect()
 }
 
-fn refusal(source: &Source, beginning: &Beginning, errors: &[Finding]) -> ErrorFields<'static> {
-    let Beginning { command, slot, publications } = beginning;
+fn refusal(beginning: &Beginning, scope: &Scope, errors: &[Finding]) -> ErrorFields<'static> {
+    let Beginning { command, slot, .. } = beginning;
     let what = match *command {
         "START_REPLICATION" => "does not start replication from slot",
         _ => "does not create replication slot",
     };
     let message = format!("walgate's guard {what} \"{slot}\": {} would break it", subjects(errors));
-    let told = errors.iter().map(|finding| format!("{} [{}]", finding.message, finding.rule));
+    let told = errors.iter().map(|finding| format!("{}: {}: {}", subject(finding), finding.rule, finding.message));
     let mends = errors.iter().filter_map(|finding| Some(finding.mend.as_ref()?.to_string()));
     let mut hint = bounded(mends, "statement");
     hint.push_str(if hint.is_empty() { "See" } else { "\nAll of it, as a script:" });
     hint.push_str(" walgate check");
-    for rule_set in source.scope().rule_sets {
+    for rule_set in &scope.rule_sets {
         let _ = write!(hint, " --for {}", rule_set.as_str());
     }
-    for publication in publications {
+    for publication in &scope.publications {
         let _ = write!(hint, " --publication '{}'", publication.replace('\'', r"'\''"));
     }
     hint.push_str(" --format sql. The guard lets pass what is mended; with guard = \"warn\" it lets pass all.");
@@ -162,16 +168,17 @@ fn refusal(source: &Source, beginning: &Beginning, errors: &[Finding]) -> ErrorF
     }
 }
 
-/// What is broken: tables, else publications, else the server.
-fn subjects(errors: &[Finding]) -> String {
-    let mut names = BTreeSet::new();
-    for finding in errors {
-        names.insert(match (&finding.table, &finding.publication) {
-            (Some(table), _) => format!("table {table}"),
-            (None, Some(publication)) => format!("publication \"{publication}\""),
-            (None, None) => "the server's configuration".into(),
-        });
+/// What is broken: a table, else a publication, else the server.
+fn subject(finding: &Finding) -> String {
+    match (&finding.table, &finding.publication) {
+        (Some(table), _) => format!("table {table}"),
+        (None, Some(publication)) => format!("publication \"{publication}\""),
+        (None, None) => "the server's configuration".into(),
     }
+}
+
+fn subjects(errors: &[Finding]) -> String {
+    let names: BTreeSet<String> = errors.iter().map(subject).collect();
     let more = names.len().saturating_sub(NAMED);
     let mut text = names.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
     if more > 0 {
