@@ -16,12 +16,10 @@ use super::replication::own_slot_name;
 use crate::ident::SlotName;
 use crate::lag::SourcePoll;
 
-/// How long the end of a backend is waited for.
-const END: Duration = Duration::from_secs(5);
-
-/// Ends who holds a slot, if that is still who it was.
+/// Ends who holds a slot, if that is still who it was. The function could wait for that itself, but looks only every 100 ms:
+/// time enough for a reader that comes back.
 const TERMINATE: &str = "
-    SELECT pg_terminate_backend(active_pid, $3) FROM pg_replication_slots
+    SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
     WHERE slot_name = $1 AND active_pid = $2 AND active_pid <> pg_backend_pid()";
 
 /// Such a session.
@@ -86,7 +84,7 @@ impl SlotSession {
     /// # Errors
     /// If the session is lost: it may be dropped or not.
     pub async fn drop_slot(&self, slot: &SlotName) -> Result<Dropping, ConnectError> {
-        match self.ask("SELECT pg_drop_replication_slot($1)", &[&slot.as_str()], DEADLINE).await? {
+        match self.ask("SELECT pg_drop_replication_slot($1)", &[&slot.as_str()]).await? {
             Ok(_) => Ok(Dropping::Dropped),
             Err(error) if error.code == SqlState::UNDEFINED_OBJECT.code() => Ok(Dropping::Gone),
             Err(error) if error.code == SqlState::OBJECT_IN_USE.code() => Ok(Dropping::Held(error)),
@@ -94,14 +92,13 @@ impl SlotSession {
         }
     }
 
-    /// Ends the backend that holds a slot, and waits for it to be gone; does nothing where another holds the slot by now.
+    /// Tells the backend that holds a slot to end, which it does soon; does nothing where another holds the slot by now.
     /// `Err` within is why the server does not do it.
     ///
     /// # Errors
     /// If the session is lost.
     pub async fn end_holder(&self, slot: &SlotName, pid: i32) -> Result<Result<(), ServerError>, ConnectError> {
-        let patience = i64::try_from(END.as_millis()).unwrap_or(i64::MAX);
-        let ended = self.ask(TERMINATE, &[&slot.as_str(), &pid, &patience], END + DEADLINE).await?;
+        let ended = self.ask(TERMINATE, &[&slot.as_str(), &pid]).await?;
         Ok(ended.map(drop))
     }
 
@@ -112,7 +109,7 @@ impl SlotSession {
     pub async fn sessions_named(&self, prefix: &str) -> Result<usize, ConnectError> {
         let sql = "SELECT FROM pg_stat_activity
                    WHERE datname = current_database() AND starts_with(application_name, $1)";
-        self.ask(sql, &[&prefix], DEADLINE).await?.map_err(|error| Failure::Server(error).into())
+        self.ask(sql, &[&prefix]).await?.map_err(|error| Failure::Server(error).into())
     }
 
     /// Returns the number of rows, or what the server has against it.
@@ -120,9 +117,8 @@ impl SlotSession {
         &self,
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
-        limit: Duration,
     ) -> Result<Result<usize, ServerError>, ConnectError> {
-        within(limit, async {
+        within(DEADLINE, async {
             match self.looker.session().query(sql, parameters).await {
                 Ok(rows) => Ok(Ok(rows.len())),
                 Err(error) => error.as_db_error().map(|error| Err(error.into())).ok_or_else(|| failed(&error)),

@@ -2,6 +2,7 @@
 
 mod drop;
 mod list;
+mod reset;
 mod scene;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]

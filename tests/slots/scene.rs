@@ -1,12 +1,14 @@
 //! A server with slots, who reads them, and the command.
 
+use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use serde_json::Value;
-use walgate::scratch::Server;
+use tempfile::TempDir;
+use walgate::scratch::{Server, Signal, signal};
 
 use crate::support::{Sql, eventually, postgres, tool};
 
@@ -78,7 +80,12 @@ impl Asking {
     /// Starts it; returns when it asks.
     #[track_caller]
     pub(crate) fn start(arguments: &[&str]) -> Asking {
-        let mut command = command(arguments);
+        Asking::start_with(command(arguments))
+    }
+
+    /// The same for a command that is ready.
+    #[track_caller]
+    pub(crate) fn start_with(mut command: Command) -> Asking {
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut running = Running(command.spawn().expect("the binary starts"));
         let mut stderr = running.0.stderr.take().expect("it is a pipe");
@@ -119,6 +126,55 @@ impl Drop for Running {
     fn drop(&mut self) {
         // Ended already, perhaps.
         let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+/// A command that runs on, with what it says.
+pub(crate) struct Going {
+    pub(crate) running: Running,
+    directory: TempDir,
+}
+
+impl Going {
+    #[track_caller]
+    pub(crate) fn start(command: &mut Command) -> Going {
+        let directory = tempfile::tempdir().expect("a directory can be made");
+        let file = |name: &str| File::create(directory.path().join(name)).expect("a file can be made");
+        let child = command.stdout(file("out")).stderr(file("err")).spawn().expect("the binary starts");
+        Going { running: Running(child), directory }
+    }
+
+    fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
+    }
+
+    /// What it has told.
+    pub(crate) fn errors(&self) -> String {
+        self.read("err")
+    }
+
+    /// Waits until it has told this.
+    #[track_caller]
+    pub(crate) fn until(&self, text: &str) {
+        eventually(text, || {
+            let said = self.errors();
+            if said.contains(text) { Ok(()) } else { Err((said, self.read("out"))) }
+        });
+    }
+
+    /// Signals it.
+    pub(crate) fn signal(&self, what: Signal) {
+        signal(i32::try_from(self.running.0.id()).expect("a process id is positive"), what);
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub(crate) fn end(mut self) -> Outcome {
+        let ended = eventually("the command to end", || match self.running.0.try_wait() {
+            Ok(Some(ended)) => Ok(ended),
+            other => Err((other, self.read("err"))),
+        });
+        Outcome { status: ended.code(), output: self.read("out"), errors: self.read("err") }
     }
 }
 

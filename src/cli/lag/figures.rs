@@ -35,7 +35,7 @@ pub(in crate::cli) fn age(seconds: f64) -> String {
 }
 
 /// How far behind in time: exact, or the bounds that say anything.
-pub(super) fn behind(report: &ConsumerReport) -> String {
+pub(in crate::cli) fn behind(report: &ConsumerReport) -> String {
     let lag = &report.lag;
     if report.state == State::Live {
         return lag.seconds.map_or(UNKNOWN.into(), age);

@@ -6,8 +6,11 @@
 
 mod drop;
 mod list;
+mod mark;
 mod pattern;
 mod plan;
+mod reset;
+mod wait;
 
 use std::io;
 use std::process::ExitCode;
@@ -44,6 +47,9 @@ enum Action {
     /// Drop slots, after showing them and asking
     #[command(after_help = STATUSES, override_usage = "walgate slots [DSN] drop [OPTIONS] <PATTERN>")]
     Drop(drop::Args),
+    /// Have a consumer start anew: drop its slots, wait for its new ones, and until it has caught up
+    #[command(after_help = STATUSES, override_usage = "walgate slots [DSN] reset [OPTIONS] <PATTERN>")]
+    Reset(reset::Args),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +58,11 @@ enum SlotsError {
     Unreachable(#[from] ConnectError),
     #[error("{0}")]
     Output(#[from] io::Error),
+    #[error(
+        "where the reset stands cannot be noted, and without that it cannot be run again safely: {0}; set XDG_STATE_HOME to a \
+         directory that can be written to"
+    )]
+    Mark(io::Error),
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
@@ -78,7 +89,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
             eprintln!("walgate: {error}");
             match error {
                 SlotsError::Unreachable(_) => UNREACHABLE.into(),
-                SlotsError::Output(_) => ExitCode::FAILURE,
+                SlotsError::Output(_) | SlotsError::Mark(_) => ExitCode::FAILURE,
             }
         }
     }
@@ -89,5 +100,6 @@ async fn run(args: &Args, connector: &Connector) -> Result<bool, SlotsError> {
     match &args.action {
         Action::List(args) => list::run(args, connector).await,
         Action::Drop(args) => drop::run(args, connector).await,
+        Action::Reset(args) => reset::run(args, connector).await,
     }
 }

@@ -4,6 +4,8 @@
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
+use tokio::time::sleep;
+
 use super::SlotsError;
 use super::list::{loosely, reader, table};
 use super::pattern::Pattern;
@@ -17,6 +19,9 @@ use crate::time::PgTimestamp;
 
 /// How long a slot is fought for with a reader that comes back.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Between two attempts, while a reader that was told to end does so.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// `insufficient_privilege`
 const NOT_ALLOWED: &str = "42501";
@@ -110,7 +115,7 @@ impl Plan<'_> {
     pub(super) async fn drop_slot(&self, session: &mut SlotSession, shown: &SlotReport) -> Result<bool, SlotsError> {
         let slot = &shown.slot;
         let deadline = Instant::now() + PATIENCE;
-        let mut ended: Vec<String> = Vec::new();
+        let mut ended: Vec<(Option<i32>, String)> = Vec::new();
         let refusal = loop {
             let look = session.look().await?;
             let now = look.slots.get(slot).filter(|row| !is_another(shown, row));
@@ -132,23 +137,25 @@ impl Plan<'_> {
                 (Some(_), Some(holder)) if Instant::now() > deadline => {
                     break format!("{holder} takes it again as often as its reader is ended: stop that first");
                 }
+                // It was told to, and needs a moment.
+                (Some(row), Some(_)) if ended.last().is_some_and(|(pid, _)| *pid == row.active_pid) => {
+                    sleep(PAUSE).await
+                }
                 (Some(row), Some(holder)) => {
-                    if let Some(pid) = row.active_pid {
-                        if let Err(error) = session.end_holder(slot, pid).await? {
-                            break self.not_ended(holder, &error);
-                        }
-                        ended.push(holder.clone());
+                    if let Some(pid) = row.active_pid
+                        && let Err(error) = session.end_holder(slot, pid).await?
+                    {
+                        break self.not_ended(holder, &error);
                     }
+                    ended.push((row.active_pid, holder.clone()));
                 }
                 (Some(_), None) => {}
             }
             match session.drop_slot(slot).await? {
                 Dropping::Dropped | Dropping::Gone => {
                     let kept = shown.retained_wal_bytes.map(|bytes| format!(", which kept {}", size(bytes)));
-                    let ended = match ended.as_slice() {
-                        [] => String::new(),
-                        ended => format!("; ended {}", ended.join(", ")),
-                    };
+                    let ended: Vec<&str> = ended.iter().map(|(_, reader)| reader.as_str()).collect();
+                    let ended = if ended.is_empty() { String::new() } else { format!("; ended {}", ended.join(", ")) };
                     print(&format!("dropped {slot}{}{ended}\n", kept.unwrap_or_default()))?;
                     return Ok(true);
                 }
