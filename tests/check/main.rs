@@ -30,8 +30,7 @@ public.alembic_version
 because it does not have a replica identity and publishes updates
   error    zero/no-key  (_zero_public_0)
            zero-cache needs a key, a primary key or a unique index over NOT NULL columns that are published, and there is \
-none: its clients never see the table, and the application's own UPDATE and DELETE fail as long as it is published: The \
-\"alembic_version\" table is missing a primary key or non-null unique index and thus cannot be synced to the client
+none: its clients never see the table: The \"alembic_version\" table is missing a primary key or non-null unique index and thus cannot be synced to the client
   mend     ALTER TABLE public.alembic_version ADD PRIMARY KEY (version_num);
 
 the database

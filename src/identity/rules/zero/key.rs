@@ -2,7 +2,7 @@
 
 use super::column::is_known;
 use super::{about, lite_name, shown};
-use crate::identity::catalog::{Column, IdentitySetting, Index, Missing, Relation, ReplicaIdentity};
+use crate::identity::catalog::{Column, IdentitySetting, Index, Relation, ReplicaIdentity};
 use crate::identity::key;
 use crate::identity::mend::{self, Mend};
 use crate::identity::publish::Published;
@@ -36,22 +36,19 @@ pub(super) fn no_key(view: &View<'_>, found: &mut Found<'_>) {
         if table.identity == IdentitySetting::Full || keys(&published).next().is_some() {
             continue;
         }
+        // Where the application's writes fail, `pg/no-identity` says so; where they do not, they come here.
         let also = match published.table.replica_identity() {
-            ReplicaIdentity::Missing(Missing::PrimaryKey) => {
-                "its clients never see the table, and the application's own UPDATE and DELETE fail as long as it is published"
-                    .to_owned()
-            }
             ReplicaIdentity::Index(_) | ReplicaIdentity::Full => format!(
-                "its clients never see the table, and at the first UPDATE or DELETE it stops, and again after each restart: \
-                 Cannot replicate table \"{}\" without a PRIMARY KEY or UNIQUE INDEX",
+                ", and at the first UPDATE or DELETE it stops, and again after each restart: Cannot replicate table \"{}\" \
+                 without a PRIMARY KEY or UNIQUE INDEX",
                 table.name
             ),
-            ReplicaIdentity::Missing(_) => "its clients never see the table".to_owned(),
+            ReplicaIdentity::Missing(_) => String::new(),
         };
         let message = format!(
             "zero-cache needs a key, a primary key or a unique index over NOT NULL columns that are published, and there is \
-             none: {also}: The \"{}\" table is missing a primary key or non-null unique index and thus cannot be synced to \
-             the client",
+             none: its clients never see the table{also}: The \"{}\" table is missing a primary key or non-null unique \
+             index and thus cannot be synced to the client",
             lite_name(table)
         );
         about(found, &published, message, key_for_zero(view, table));
