@@ -19,6 +19,9 @@ impl Nodes {
         let server = Server::builder(installation()).setting("shared_preload_libraries", "pglogical");
         let server = server.setting("track_commit_timestamp", "on").start().expect("a server starts");
         let sql = Sql::connect(&server.dsn("postgres"));
+        // The last minor versions ask which output plugins may be used; others do not know the setting.
+        let _ = sql.try_rows("ALTER SYSTEM SET output_plugin_libraries = pgoutput, pglogical_output");
+        sql.run("SELECT pg_reload_conf()");
         let [provider, subscriber] = ["provider", "subscriber"].map(|name| {
             sql.run(&format!("CREATE DATABASE {name}"));
             let node = Sql::connect(&server.dsn(name));
@@ -39,7 +42,7 @@ impl Nodes {
         self.subscriber.run(&format!(
             "SELECT pglogical.create_subscription('s', '{provider}', '{{default}}', synchronize_data := true)"
         ));
-        self.subscriber.run("SELECT pglogical.wait_for_subscription_sync_complete('s')");
+        self.subscriber.until("SELECT status FROM pglogical.show_subscription_status()", "replicating");
     }
 
     /// The rules that do not hold on the provider, and on which tables, but for what is only good to know.
