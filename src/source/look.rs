@@ -139,6 +139,14 @@ impl Looker {
         remarks
     }
 
+    /// Whether walgate's role sees how far every reader is.
+    ///
+    /// # Errors
+    /// If the session is lost.
+    pub(super) async fn sees_readers(&self) -> Result<bool, ConnectError> {
+        Ok(self.rights().await?.reads_stats)
+    }
+
     /// What walgate's role may do.
     ///
     /// # Errors

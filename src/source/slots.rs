@@ -67,6 +67,14 @@ impl SlotSession {
         Ok(self.looker.remarks(rights))
     }
 
+    /// Whether the role sees how far every reader is, and so whether it streams.
+    ///
+    /// # Errors
+    /// If the session is lost.
+    pub async fn sees_readers(&self) -> Result<bool, ConnectError> {
+        within(DEADLINE, self.looker.sees_readers()).await
+    }
+
     /// Whether the role may drop slots, by the server's own rule, which providers have changed: it is told before the
     /// server looks for the slot. `Err` within is what it says.
     ///

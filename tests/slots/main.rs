@@ -7,3 +7,4 @@ mod scene;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod zero;

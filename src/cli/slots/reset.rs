@@ -124,7 +124,8 @@ pub(super) async fn run(args: &Args, connector: &Connector) -> Result<bool, Slot
     let zero = args.rule_sets.contains(&RuleSet::Zero);
     eprintln!("walgate: now start {}; waiting for it", if zero { "zero-cache" } else { "the consumer" });
     let (pattern, database) = (&args.pattern, look.database.as_str());
-    let awaited = Awaited { pattern, mark: &mark, database, zero, timeout: args.timeout };
+    let sees_readers = session.sees_readers().await?;
+    let awaited = Awaited { pattern, mark: &mark, database, zero, sees_readers, timeout: args.timeout };
     let is_done = awaited.wait(connector, &session, &mut interruption).await?;
     if is_done {
         eprintln!("walgate: the reset is done; the same command begins another");

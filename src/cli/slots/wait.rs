@@ -14,7 +14,7 @@ use super::mark::{Mark, Standing, is_lost};
 use super::pattern::Pattern;
 use crate::cli::lag::figures::{age, behind};
 use crate::ident::SlotName;
-use crate::lag::{ConsumerReport, Observe, SlotReport};
+use crate::lag::{ConsumerReport, Observe, SlotReport, SlotRow};
 use crate::source::slots::SlotSession;
 use crate::source::{Connector, Health, Source, watch};
 
@@ -29,6 +29,9 @@ const STALE_AFTER: Duration = Duration::from_secs(5);
 
 /// How far behind a consumer may be that has caught up: one that reads in batches is this far behind now and then.
 const CAUGHT_UP: Duration = Duration::from_secs(10);
+
+/// For how long it must be seen to have caught up.
+const SETTLED: Duration = Duration::from_secs(2);
 
 /// How zero-cache's sessions are named while it copies tables: its slot is there then, and nobody reads it.
 pub(super) const INITIAL_SYNC: &str = "zero-initial-sync";
@@ -46,6 +49,8 @@ pub(super) struct Awaited<'a> {
     pub(super) database: &'a str,
     /// Whether the slots are zero-cache's, whose names end in a letter that may change.
     pub(super) zero: bool,
+    /// Whether walgate's role sees how far readers are.
+    pub(super) sees_readers: bool,
     pub(super) timeout: Duration,
 }
 
@@ -94,6 +99,7 @@ impl Awaited<'_> {
 
         let begun = Instant::now();
         let mut told = Told::default();
+        let mut settled = None;
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -105,7 +111,12 @@ impl Awaited<'_> {
                     return Ok(false);
                 }
             }
-            match self.look(&source, session).await {
+            let progress = self.look(&source, session).await;
+            if !matches!(progress, Progress::CaughtUp(_)) {
+                settled = None;
+            }
+            match progress {
+                Progress::CaughtUp(_) if settled.get_or_insert_with(Instant::now).elapsed() < SETTLED => {}
                 Progress::CaughtUp(text) => {
                     told.end()?;
                     eprintln!("{text}");
@@ -131,13 +142,14 @@ impl Awaited<'_> {
     }
 
     async fn look(&self, source: &Source, session: &SlotSession) -> Progress {
-        let seen = source.lag().last_look().map(|(look, _)| matching(look, Some(self.pattern)));
-        let Some(mut slots) = seen else {
+        let seen = source.lag().last_look().map(|(look, _)| look.clone());
+        let Some(look) = seen else {
             return match source.health() {
                 Health::Unreachable { reason, .. } => Progress::Waiting(format!("no answer: {reason}"), String::new()),
                 Health::Untried | Health::Reached => Progress::Waiting("looking".into(), String::new()),
             };
         };
+        let mut slots = matching(&look, Some(self.pattern));
         slots.retain(|slot| !slot.temporary && slot.database.as_deref() == Some(self.database));
         let is_new = |slot: &SlotReport| self.mark.standing(slot) == Standing::New;
         if let Some(slot) = slots.iter().find(|slot| is_lost(slot)) {
@@ -151,7 +163,8 @@ impl Awaited<'_> {
         if !missing.is_empty() {
             return Progress::Waiting(format!("waiting for a new slot {}", missing.join(", ")), String::new());
         }
-        if let Some(slot) = slots.iter().find(|slot| !slot.active) {
+        let is_streamed = |slot: &&SlotReport| look.slots.get(&slot.slot).is_some_and(|row| self.is_streamed(row));
+        if let Some(slot) = slots.iter().find(|slot| !is_streamed(slot)) {
             let copying = match session.sessions_named(INITIAL_SYNC).await {
                 Ok(1..) if self.zero => ": zero-cache copies tables",
                 _ => "",
@@ -176,6 +189,11 @@ impl Awaited<'_> {
                 Progress::CaughtUp(format!("{}, and has caught up", read.join("; ")))
             }
         }
+    }
+
+    /// Whether somebody streams from a slot, and does not only hold it, as who makes one does for as long as that takes.
+    fn is_streamed(&self, row: &SlotRow) -> bool {
+        row.active && row.confirmed_flush.is_some() && (row.reader.sent.is_some() || !self.sees_readers)
     }
 
     /// Of the slots that were dropped, those that have no successor yet; the pattern where nothing was dropped.
