@@ -93,7 +93,8 @@ async fn watch(source: &Source, standing: &mut Standing) -> ConnectError {
         };
         let rest = took * SHARE;
         let pause = if asked { SOON } else { INTERVAL }.max(rest);
-        let holds_until = Instant::now() + pause + source.lag().stale_after();
+        // Until the next one, should it take as long, and a while.
+        let holds_until = Instant::now() + pause + begun.elapsed() + source.lag().stale_after();
         let report = AuditReport { audited, scope, begun, observed_at, holds_until };
         let changes = note(source.name(), standing, &report);
         source.take_audit(report, changes);

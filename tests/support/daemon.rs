@@ -58,6 +58,16 @@ impl Walgate {
         Walgate::spawn(command, directory, listen, http)
     }
 
+    /// The same, where the system trusts these certificates and no others.
+    #[track_caller]
+    pub(crate) fn configured_trusting(text: &str, listen: &str, roots: &str) -> Walgate {
+        let (directory, http) = (tempfile::tempdir().expect("a temporary directory can be made"), free());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+        command.args(["run", "-c"]).arg(directory.path().join("walgate.toml")).env("SSL_CERT_FILE", roots);
+        write(&directory, http, text);
+        Walgate::spawn(command, directory, listen, http)
+    }
+
     /// Gives it a file of another text, and tells it to read that; returns when it has taken or refused it.
     #[track_caller]
     pub(crate) fn configure(&self, text: &str) {

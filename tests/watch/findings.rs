@@ -1,8 +1,5 @@
 //! How soon findings are seen, and what `/v1/identity` and the console answer.
 
-use std::thread;
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
 use walgate::scratch::Server;
 
@@ -129,46 +126,4 @@ fn a_copy_of_a_slot_shows_it_too() {
     sql.run("CREATE TABLE orders (at timestamptz); INSERT INTO orders VALUES (now())");
     walgate.lag_until("s", "is followed", |consumer| consumer["observe"] == "slot");
     until(&walgate, "/v1/identity", "pg/no-identity", "public.orders", true);
-}
-
-/// From a commit that the stream shows to the finding, and by polling.
-/// `cargo test --test watch -- --ignored --nocapture how_long`
-#[test]
-#[ignore = "a measurement"]
-fn how_long_it_takes_from_a_commit_to_its_finding() {
-    let (server, sql) = server();
-    sql.run("SELECT pg_create_logical_replication_slot('s', 'pgoutput')");
-    let walgate = Walgate::run(&server.dsn("postgres"), &[]);
-    let _reader = Oracle::start(
-        &walgate.dsn("postgres", "postgres"),
-        "s",
-        "everything",
-        Habits { messages: true, ..Habits::PLAIN },
-    );
-    until(&walgate, "/v1/identity", "", "", false);
-    for (how, rounds, change) in [
-        ("shown by a Relation message", 30, "INSERT INTO TABLE VALUES (now())"),
-        ("shown by a message of zero-cache's", 30, "SELECT pg_logical_emit_message(true, 'zero/0/ddl', '{}')"),
-        ("by polling", 10, "SELECT"),
-    ] {
-        let mut took: Vec<Duration> = (0..rounds)
-            .map(|round| {
-                let table = format!("{}_{round}", how.replace([' ', '-', '\''], "_"));
-                // Somewhere between two audits.
-                thread::sleep(Duration::from_millis(1300 + 97 * (round % 11)));
-                sql.run(&format!("CREATE TABLE {table} (at timestamptz); {}", change.replace("TABLE", &table)));
-                let committed = Instant::now();
-                let deadline = committed + Duration::from_secs(10);
-                let table = format!("public.{}", table.to_lowercase());
-                while !has(&walgate.get("/v1/identity").1, "pg/no-identity", &table) {
-                    assert!(Instant::now() < deadline, "no finding on {table}");
-                    thread::sleep(Duration::from_millis(1));
-                }
-                committed.elapsed()
-            })
-            .collect();
-        took.sort();
-        let (median, most, worst) = (took[took.len() / 2], took[took.len() * 9 / 10], took[took.len() - 1]);
-        println!("{how}: median {median:?}, 9 of 10 within {most:?}, worst of {rounds} {worst:?}");
-    }
 }

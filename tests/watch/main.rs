@@ -5,4 +5,5 @@
 mod support;
 
 mod findings;
+mod measured;
 mod told;

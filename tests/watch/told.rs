@@ -1,14 +1,19 @@
 //! Who is told when findings come and go: events, the log, metrics and the webhook; and what is not said.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
+use rustls::{ServerConnection, StreamOwned};
 use serde_json::Value;
+use walgate::scratch::{Server, Signal};
+use walgate::tls::ServerTls;
 
 use crate::findings::{server, until};
+use crate::support::certificates::Authority;
 use crate::support::daemon::{Walgate, free_address};
 use crate::support::{Sql, eventually};
 
@@ -143,33 +148,73 @@ fn the_rules_and_the_webhook_change_with_the_file() {
 }
 
 #[test]
-fn a_webhook_that_fails_or_hangs_is_tried_again_and_holds_up_nothing() {
-    for answer in [Answer::Status(500), Answer::Nothing, Answer::Status(404)] {
-        let (server, sql) = server();
-        let hook = Hook::start(answer);
-        let address = free_address();
-        let text = format!(
-            "[http]\nlisten = \"HTTP\"\n[webhook]\nurl = \"{}\"\n[[source]]\nname = \"main\"\ndsn = \"{}\"\n",
-            hook.url,
-            server.dsn("postgres")
-        );
-        let mut walgate = Walgate::configured(&text, &address);
-        until(&walgate, "/v1/identity", "", "", false);
-        sql.run("CREATE TABLE orders (at timestamptz)");
-        hook.next();
-        until(&walgate, "/v1/identity", "pg/no-identity", "public.orders", true);
-        metric(&walgate, r#"walgate_errors_total{source="main",kind="webhook"}"#, Some("1"));
-        if let Answer::Status(404) = answer {
-            // Nobody is there: another attempt would not help.
-            logged(&walgate, &["ERROR", "the webhook was not told", "404"], 1);
-        } else {
-            logged(&walgate, &["WARN", "trying again", "host=\"127.0.0.1\""], 1);
-            hook.next();
-        }
-        assert!(!walgate.log().contains("hunter2"), "{}", walgate.log());
-        // Not even the end.
-        walgate.end(walgate::scratch::Signal::Terminate);
+fn a_webhook_that_fails_is_tried_again() {
+    let (server, sql) = server();
+    let walgate = with_hook(&server, &sql, &Hook::start(Answer::Status(500)));
+    logged(&walgate, &["WARN", "trying again", "host=\"127.0.0.1\"", "500"], 1);
+    metric(&walgate, r#"walgate_errors_total{source="main",kind="webhook"}"#, Some("2"));
+    assert!(!walgate.log().contains("hunter2"), "{}", walgate.log());
+}
+
+#[test]
+fn a_webhook_that_is_not_there_is_not_tried_again() {
+    let (server, sql) = server();
+    let walgate = with_hook(&server, &sql, &Hook::start(Answer::Status(404)));
+    logged(&walgate, &["ERROR", "the webhook was not told", "404"], 1);
+    metric(&walgate, r#"walgate_errors_total{source="main",kind="webhook"}"#, Some("1"));
+    assert!(!walgate.log().contains("hunter2"), "{}", walgate.log());
+}
+
+#[test]
+fn a_webhook_that_hangs_holds_up_nothing() {
+    let (server, sql) = server();
+    let mut walgate = with_hook(&server, &sql, &Hook::start(Answer::Nothing));
+    sql.run("DROP TABLE orders");
+    until(&walgate, "/v1/identity", "pg/no-identity", "public.orders", false);
+    logged(&walgate, &["WARN", "trying again", "timeout"], 1);
+    // Not even the end.
+    walgate.end(Signal::Terminate);
+    assert!(!walgate.log().contains("hunter2"), "{}", walgate.log());
+}
+
+#[test]
+fn a_webhook_over_https_must_show_a_certificate_that_the_system_trusts() {
+    let (server, sql) = server();
+    let authority = Authority::new("hooks");
+    let identity = authority.sign(&["127.0.0.1"], "hook");
+    let certificate = authority.file("hook.crt", &identity.certificate, 0o644);
+    let key = authority.file("hook.key", &identity.key, 0o600);
+    let tls = Arc::new(ServerTls::load(certificate, key, b"http/1.1").expect("a certificate"));
+    let hook = Hook::start_with(Answer::Status(200), Some(tls));
+    let text = configuration(&server, &hook);
+    let trusting = Walgate::configured_trusting(&text, "", &authority.root());
+    let distrustful = Walgate::configured(&text, "");
+    for walgate in [&trusting, &distrustful] {
+        until(walgate, "/v1/identity", "", "", false);
     }
+    sql.run("CREATE TABLE orders (at timestamptz)");
+    assert_eq!(hook.next()["appeared"][0]["table"], "public.orders");
+    logged(&distrustful, &["WARN", "trying again", "UnknownIssuer"], 1);
+    metric(&trusting, r#"kind="webhook""#, None);
+}
+
+/// Walgate that has told this webhook that a table appeared.
+#[track_caller]
+fn with_hook(server: &Server, sql: &Sql, hook: &Hook) -> Walgate {
+    let walgate = Walgate::configured(&configuration(server, hook), "");
+    until(&walgate, "/v1/identity", "", "", false);
+    sql.run("CREATE TABLE orders (at timestamptz)");
+    until(&walgate, "/v1/identity", "pg/no-identity", "public.orders", true);
+    hook.next();
+    walgate
+}
+
+fn configuration(server: &Server, hook: &Hook) -> String {
+    format!(
+        "[http]\nlisten = \"HTTP\"\n[webhook]\nurl = \"{}\"\n[[source]]\nname = \"main\"\ndsn = \"{}\"\n",
+        hook.url,
+        server.dsn("postgres")
+    )
 }
 
 #[test]
@@ -206,14 +251,29 @@ struct Hook {
 
 impl Hook {
     fn start(answer: Answer) -> Hook {
+        Hook::start_with(answer, None)
+    }
+
+    /// One that speaks HTTPS.
+    fn start_with(answer: Answer, tls: Option<Arc<ServerTls>>) -> Hook {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
-        let url = format!("http://{}/services/hunter2", listener.local_addr().expect("it is bound"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{}/services/hunter2", listener.local_addr().expect("it is bound"));
         let (sender, posts) = channel();
         thread::spawn(move || {
             let mut unanswered = Vec::new();
             for stream in listener.incoming() {
-                let mut stream = stream.expect("a client");
-                if sender.send(read_post(&stream)).is_err() {
+                let stream = stream.expect("a client");
+                let mut stream: Box<dyn Stream> = match &tls {
+                    None => Box::new(stream),
+                    Some(tls) => {
+                        let tls = ServerConnection::new(tls.config()).expect("a connection");
+                        Box::new(StreamOwned::new(tls, stream))
+                    }
+                };
+                // A client that does not trust the listener sends nothing.
+                let Ok(post) = read_post(&mut *stream) else { continue };
+                if sender.send(post).is_err() {
                     return;
                 }
                 match answer {
@@ -236,12 +296,16 @@ impl Hook {
     }
 }
 
-fn read_post(stream: &TcpStream) -> Value {
+trait Stream: Read + Write {}
+
+impl<T: Read + Write> Stream for T {}
+
+fn read_post(stream: &mut dyn Stream) -> io::Result<Value> {
     let mut reader = BufReader::new(stream);
     let mut len = 0;
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).expect("a header");
+        reader.read_line(&mut line)?;
         let line = line.trim().to_lowercase();
         if line.is_empty() {
             break;
@@ -251,6 +315,6 @@ fn read_post(stream: &TcpStream) -> Value {
         }
     }
     let mut body = vec![0; len];
-    reader.read_exact(&mut body).expect("the body");
-    serde_json::from_slice(&body).expect("it is JSON")
+    reader.read_exact(&mut body)?;
+    Ok(serde_json::from_slice(&body)?)
 }
