@@ -18,5 +18,5 @@ pub use finding::{Audit, Finding, Severity};
 pub use key::{Evidence, Question, Survey};
 pub use mend::{Mend, Run, Step};
 pub use publish::Published;
-pub use rules::{Rule, RuleSet, Scope, all, audit, questions};
+pub use rules::{Rule, RuleSet, Scope, all, audit, is_zero_publication, questions};
 pub use standing::{Changes, Standing};

@@ -157,7 +157,8 @@ struct Pipe<'a> {
     /// What was read and not forwarded yet, behind `sent` bytes that were.
     buffer: BytesMut,
     sent: usize,
-    /// Bytes at the buffer's beginning that the tap has read: ahead of `sent` only while draining.
+    /// Bytes at the buffer's beginning that the tap has read: ahead of `sent` only while draining, and by an answer of
+    /// walgate's own, which the tap is not to take for the server's.
     tapped: usize,
     /// Where in the buffer the direction is to end.
     cut: Option<usize>,
@@ -269,6 +270,7 @@ impl Pipe<'_> {
         if self.stage == Stage::Open {
             let behind = self.buffer.split_off(self.tapped.min(self.buffer.len()));
             self.buffer.extend_from_slice(message);
+            self.tapped = self.buffer.len();
             self.buffer.extend_from_slice(&behind);
         }
     }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::support::daemon::Walgate;
-use crate::support::zero::ZeroCache;
+use crate::support::zero::{App, ZeroCache};
 use crate::support::{Sql, eventually, last_lines, postgres, tool};
 
 #[test]
@@ -76,6 +76,26 @@ fn a_physical_standby_is_not_the_guards_matter() {
     source.run("INSERT INTO t VALUES ('x')");
     Sql::connect(&standby.dsn("postgres")).until("SELECT count(*) FROM t", "1");
     assert!(!walgate.log().contains("guard"), "{}", walgate.log());
+}
+
+#[test]
+fn zero_cache_ends_at_its_first_start_and_says_why() {
+    let server = postgres(17).start().unwrap();
+    let source = Sql::connect(&server.dsn("postgres"));
+    source.run("CREATE TABLE issue (id text PRIMARY KEY); CREATE TABLE log (v text)");
+    let walgate = Walgate::run(&server.dsn("postgres"), &["--guard", "block", "--for", "zero"]);
+    let url = format!("postgresql://postgres:unused@127.0.0.1:{}/postgres", walgate.port());
+    let app = App { name: "zero", publications: &[] };
+    let log = ZeroCache::try_start(&url, app).err().unwrap();
+    let line = log.lines().find(|line| line.contains("exiting with error") && line.contains("WG001"));
+    let line = line.unwrap_or_else(|| panic!("{}", last_lines(&log)));
+    for part in ["walgate's guard does not create replication slot", "table public.log", "ALTER TABLE public.log"] {
+        assert!(line.contains(part), "{line}");
+    }
+    assert_eq!(source.value("SELECT count(*) FROM pg_replication_slots"), "0");
+    source.run("ALTER TABLE log ADD COLUMN id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY");
+    let zero = ZeroCache::try_start(&url, app).unwrap_or_else(|log| panic!("{}", last_lines(&log)));
+    assert!(zero.replica("SELECT id FROM log").is_ok());
 }
 
 #[test]

@@ -36,6 +36,12 @@ fn a_command_in_pieces_is_judged_whole_wherever_it_is_cut_and_answers_keep_their
         }
     }
 
+    // The second refusal is there before the answer that it must wait for.
+    client.send(&[&create[..], &query("SELECT pg_sleep(0.5)"), &create, &identify].concat());
+    for expected in ["EZ", "TDCZ", "EZ", "TDCZ"] {
+        assert_eq!(tags(&client.answer()), expected);
+    }
+
     // Longer than a buffer of the relay, and than the guard reads.
     let long = query(&format!("SELECT '{}'", "x".repeat(600_000)));
     let long_command = query(&format!("{}CREATE_REPLICATION_SLOT s TEMPORARY LOGICAL pgoutput", " ".repeat(70_000)));

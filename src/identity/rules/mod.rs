@@ -17,6 +17,8 @@ use super::mend::Mend;
 use super::publish::Published;
 use crate::ident::Oid;
 
+pub use zero::is_own as is_zero_publication;
+
 /// Whose rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

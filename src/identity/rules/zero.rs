@@ -230,7 +230,7 @@ pub(super) fn default_publication() -> Publication {
 }
 
 /// Whether a publication is called `_{app}_public_{shard}` or `_{app}_metadata_{shard}`.
-fn is_own(name: &str) -> bool {
+pub fn is_own(name: &str) -> bool {
     app_and_shard(name, "public").or_else(|| app_and_shard(name, "metadata")).is_some()
 }
 

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use metrics::counter;
 use tokio::sync::Mutex;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::Beginning;
-use crate::identity::{self, Catalog, Finding, RuleSet, Scope, Severity};
-use crate::source::{AuditReport, ConnectError, Source, catalog};
+use crate::identity::{self, Catalog, Finding, RuleSet, Scope, Severity, Survey};
+use crate::source::{ConnectError, Source, catalog};
 use crate::wire::backend::ErrorFields;
 
 /// The SQLSTATE of a refusal. PostgreSQL keeps classes that begin with 0 to 4 or A to H for the standard, and has P0 and XX of
@@ -44,35 +45,21 @@ impl Judge {
         // What the guard sees is to be seen elsewhere too.
         source.want_audit();
         let scope = scope(source, &beginning);
-        let judged = match timeout(PATIENCE, self.read(source, database, Instant::now())).await {
-            Ok(Ok(catalog)) => Ok(errors(source, &catalog, &scope)),
-            Ok(Err(reason)) => Err(reason),
-            Err(_) => Err(format!("it cannot be read within {} s", PATIENCE.as_secs())),
+        let judged = match timeout(PATIENCE, self.errors(source, database, &scope)).await {
+            Ok(judged) => judged,
+            Err(_) => Err(format!("the catalog cannot be read within {} s", PATIENCE.as_secs())),
         };
-        let Beginning { command, slot, .. } = &beginning;
+        let (source, Beginning { command, slot, .. }) = (source.name(), &beginning);
         match judged {
             Ok(errors) if errors.is_empty() => Verdict::Pass,
             Ok(errors) => {
                 let (tables, rules) = (subjects(&errors), rules(&errors));
-                tracing::warn!(
-                    source = source.name(),
-                    command,
-                    slot,
-                    tables,
-                    rules,
-                    "the guard has refused a consumer"
-                );
+                tracing::warn!(source, command, slot, tables, rules, "the guard has refused a consumer");
                 count(source, command, "refused");
                 Verdict::Refuse(refusal(&beginning, &scope, &errors))
             }
             Err(reason) => {
-                tracing::error!(
-                    source = source.name(),
-                    command,
-                    slot,
-                    reason,
-                    "the guard cannot judge a consumer, and lets it pass: the catalog is not known"
-                );
+                tracing::error!(source, command, slot, reason, "the guard cannot judge a consumer, and lets it pass");
                 count(source, command, "unjudged");
                 Verdict::Pass
             }
@@ -80,16 +67,33 @@ impl Judge {
     }
 
     /// Says what stands against a consumer that passes, by the newest audit there is.
-    pub(super) fn warn(&self, source: &Source, database: &str, beginning: &Beginning) {
+    pub(super) fn warn(source: &Source, database: &str, beginning: Beginning) {
         let newest = source.audits().borrow().clone();
-        let Some(audit) = newest.filter(|_| audits(source, database)) else { return };
-        let errors = errors(source, &audit.audited.catalog, &scope(source, beginning));
-        if !errors.is_empty() {
-            let (Beginning { command, slot, .. }, tables) = (beginning, subjects(&errors));
-            let rules = rules(&errors);
-            tracing::warn!(source = source.name(), command, slot, tables, rules, "a consumer begins that will break");
-            count(source, command, "warned");
-        }
+        let Some(newest) = newest.filter(|_| audits(source, database)) else { return };
+        let (source, scope) = (source.name().to_owned(), scope(source, &beginning));
+        spawn_blocking(move || {
+            let errors = errors(&newest.audited.catalog, &newest.audited.survey, &scope);
+            if !errors.is_empty() {
+                let (Beginning { command, slot, .. }, tables) = (beginning, subjects(&errors));
+                let rules = rules(&errors);
+                tracing::warn!(source, command, slot, tables, rules, "a consumer begins that will break");
+                count(&source, command, "warned");
+            }
+        });
+    }
+
+    /// The errors that a consumer would meet now.
+    async fn errors(&self, source: &Source, database: &str, scope: &Scope) -> Result<Vec<Finding>, String> {
+        let catalog = self.read(source, database, Instant::now()).await?;
+        // What the values of tables have shown decides only how they are mended.
+        let newest = source.audits().borrow().clone();
+        let scope = scope.clone();
+        // On another thread: a large catalog takes its time, and streams are relayed on this one.
+        let judged = spawn_blocking(move || match newest {
+            Some(newest) => errors(&catalog, &newest.audited.survey, &scope),
+            None => errors(&catalog, &Survey::new(), &scope),
+        });
+        judged.await.map_err(|error| error.to_string())
     }
 
     /// The catalog, as it is now or later.
@@ -123,20 +127,17 @@ fn audits(source: &Source, database: &str) -> bool {
 /// What a consumer is judged by: of a slot that is to be made all that is published, of a stream what it asks for.
 fn scope(source: &Source, beginning: &Beginning) -> Scope {
     let mut scope = Scope { publications: beginning.publications.clone(), ..source.scope() };
-    // zero-cache always streams its own metadata.
-    let is_zero = |name: &String| name.starts_with('_') && name.contains("_metadata_");
-    if !scope.publications.is_empty() && !scope.publications.iter().any(is_zero) {
+    // zero-cache always streams its own metadata; others are not bound by its rules.
+    if !scope.publications.is_empty() && !scope.publications.iter().any(|name| identity::is_zero_publication(name)) {
         scope.rule_sets.remove(&RuleSet::Zero);
     }
+    // pglogical brings an output plugin of its own, which is not guarded.
+    scope.rule_sets.remove(&RuleSet::Pglogical);
     scope
 }
 
-/// The errors that a consumer will meet.
-fn errors(source: &Source, catalog: &Catalog, scope: &Scope) -> Vec<Finding> {
-    // What the values of tables have shown decides only how they are mended.
-    let newest: Option<Arc<AuditReport>> = source.audits().borrow().clone();
-    let survey = newest.map(|audit| audit.audited.survey.clone()).unwrap_or_default();
-    let findings = identity::audit(catalog, &survey, scope).findings;
+fn errors(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Vec<Finding> {
+    let findings = identity::audit(catalog, survey, scope).findings;
     findings.into_iter().filter(|finding| finding.severity == Severity::Error).collect()
 }
 
@@ -212,7 +213,7 @@ fn bounded(lines: impl Iterator<Item = String>, what: &str) -> String {
     text
 }
 
-pub(super) fn count(source: &Source, command: &'static str, outcome: &'static str) {
-    counter!("walgate_guard_total", "source" => source.name().to_owned(), "command" => command, "outcome" => outcome)
+pub(super) fn count(source: &str, command: &'static str, outcome: &'static str) {
+    counter!("walgate_guard_total", "source" => source.to_owned(), "command" => command, "outcome" => outcome)
         .increment(1);
 }

@@ -273,7 +273,7 @@ impl<'a> Sentry<'a> {
         match self.guard() {
             Guard::Off => None,
             Guard::Warn => {
-                self.shared.judge.warn(&self.shared.source, self.database, &beginning);
+                Judge::warn(&self.shared.source, self.database, beginning);
                 None
             }
             Guard::Block => Some(beginning),
@@ -291,7 +291,7 @@ impl<'a> Sentry<'a> {
         if self.guard() == Guard::Block {
             let source = self.shared.source.name();
             tracing::warn!(source, reason, "the guard cannot read a command, and lets it pass");
-            count(&self.shared.source, "unknown", "unjudged");
+            count(source, "unknown", "unjudged");
         }
     }
 }
