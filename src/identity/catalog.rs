@@ -25,7 +25,7 @@ pub struct Catalog {
     partitions: BTreeMap<Oid, Vec<Oid>>,
     /// By name.
     pub publications: Vec<Publication>,
-    /// Who streams publications at this moment, as far as the role sees it.
+    /// The consumers of pgoutput.
     pub consumers: Vec<Consumer>,
     /// Where zero-cache has set itself up.
     pub zero_shards: Vec<ZeroShard>,
@@ -162,12 +162,12 @@ pub struct Column {
     pub comparable: bool,
     /// `attnotnull`.
     pub not_null: bool,
-    /// Filled by the server (`attidentity`).
+    /// An identity column (`attidentity`).
     pub identity: bool,
     /// `attgenerated`: `s` stored, `v` virtual.
     pub generated: Option<char>,
-    /// The default's expression, where the table has no primary key: it may tell which column could be one.
-    pub default: Option<Box<str>>,
+    /// Whether its default takes the next value of a sequence, or makes a UUID. Not looked at where there is a primary key.
+    pub filled: bool,
 }
 
 /// An index (`pg_index`).
@@ -234,13 +234,15 @@ pub struct PublishedTable {
     pub filtered_by: Option<Vec<ColumnNumber>>,
 }
 
-/// A consumer and what it has asked for.
+/// The consumer of a logical slot of this database.
 #[derive(Clone, Debug)]
 pub struct Consumer {
     /// Its slot.
     pub slot: SlotName,
-    /// `publication_names`.
-    pub publications: Vec<String>,
+    /// The publications that it streams, or did when it was last seen to stream.
+    pub publications: Option<Vec<String>>,
+    /// It streams, and the role may not see what.
+    pub hidden: bool,
 }
 
 /// What zero-cache has noted for itself in the database (its function `emit_ddl_end`).

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::catalog::{Catalog, Column, ColumnNumber, Missing, Relation, RelationKind, ReplicaIdentity};
+use super::catalog::{Catalog, Column, ColumnNumber, IdentitySetting, Index, Relation, RelationKind};
 use super::mend::{self, Mend};
 use crate::ident::{Identifier, Oid};
 
@@ -61,9 +61,9 @@ pub struct Question {
 struct Candidate<'a> {
     columns: Vec<&'a Column>,
     /// What says that they name rows, besides their values.
-    because: Option<&'static str>,
+    because: Option<Likely>,
     /// A unique index over them.
-    index: Option<&'a super::catalog::Index>,
+    index: Option<&'a Index>,
 }
 
 impl Question {
@@ -106,21 +106,36 @@ pub(super) fn question(catalog: &Catalog, table: &Relation) -> Option<Question> 
 }
 
 /// How to name the rows of a table that has no usable replica identity, or no key for somebody who needs one: to him FULL
-/// is of no use.
-pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, needs_key: bool) -> Mend {
-    if let Some(key) = table.keys().first() {
+/// is of no use. `fits` tells whether all publications of the table let an index name its rows, or with none all columns.
+pub(super) fn plan(
+    catalog: &Catalog,
+    survey: &Survey,
+    fits: &dyn Fn(&Relation, Option<&Index>) -> bool,
+    table: &Relation,
+    needs_key: bool,
+) -> Mend {
+    let keys = table.keys();
+    if let Some(key) = keys.iter().find(|key| fits(table, Some(key))) {
         return mend::use_index(table, key);
     }
-    let keyed = keyed(catalog, table);
-    let evidence = survey.get(&keyed.oid);
-    // An index of a partitioned table cannot be built that way.
-    let concurrently = evidence.is_some_and(Evidence::is_large) && keyed.kind == RelationKind::Table;
-    if let ReplicaIdentity::Missing(Missing::Deferrable(index)) = keyed.replica_identity()
-        && let Some(columns) = mend::columns(keyed, &index.columns)
-    {
-        return mend::undefer(keyed, index, &columns, concurrently);
+    // Values that cannot be compared name nothing.
+    let full_does = !needs_key && fits(table, None) && table.columns.iter().all(|column| column.comparable);
+    let full = || if full_does { mend::use_full(table) } else { Mend::default() };
+    if !keys.is_empty() {
+        let comment =
+            "A publication filters by columns outside of its keys, or leaves columns of them out: choose another key.";
+        let sql = format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX <index>", table.table_name());
+        return if full_does { full() } else { Mend::template(comment, sql) };
     }
-    let found: Vec<Candidate<'_>> = match evidence {
+    let evidence = |table: &Relation| survey.get(&table.oid);
+    // An index of a partitioned table cannot be built that way.
+    let concurrently = |table: &Relation| evidence(table).is_none_or(Evidence::is_large) && !table.is_partitioned();
+    let (owner, deferrable) = deferrable_key(catalog, table);
+    if let Some((index, columns)) = deferrable.and_then(|index| Some((index, mend::columns(owner, &index.columns)?))) {
+        return mend::undefer(catalog, owner, index, &columns, concurrently(owner)).then(named_by_key(table));
+    }
+    let keyed = keyed(catalog, table);
+    let found: Vec<Candidate<'_>> = match evidence(keyed) {
         Some(Evidence::Seen { keys, .. }) => {
             let holds = |candidate: &Candidate<'_>| {
                 keys.iter().any(|key| candidate.columns.iter().map(|column| column.number).eq(key.iter().copied()))
@@ -129,18 +144,26 @@ pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, needs_k
         }
         _ => Vec::new(),
     };
-    if let Some(key) = found.iter().find(|candidate| candidate.because.is_some()) {
-        let rows = if let Some(Evidence::Seen { rows, .. }) = evidence { *rows } else { 0 };
-        let because = because(key, rows);
-        return become_key(keyed, key, concurrently, &because).then(named_by_it(table));
+    if let Some(Evidence::Seen { rows, .. }) = evidence(keyed)
+        && let Some(key) =
+            found.iter().find(|candidate| candidate.because.is_some_and(|likely| likely.holds_with(*rows)))
+    {
+        return become_key(catalog, keyed, table, key, concurrently(keyed), *rows);
     }
-    let choice = choose(keyed, evidence, &found);
-    // What was not looked at may have a key; and values that cannot be compared name nothing.
-    let is_seen = matches!(evidence, Some(Evidence::Seen { .. }));
-    if needs_key || !is_seen || table.columns.iter().any(|column| !column.comparable) {
-        return choice.then(named_by_it(table).deferred());
+    let choice = choose(keyed, evidence(keyed), &found);
+    // What was not looked at may have a key.
+    match evidence(keyed) {
+        Some(Evidence::Seen { .. }) if full_does => choice.then(full()),
+        _ => choice.then(named_by_key(table).deferred()),
     }
-    choice.then(mend::use_full(table))
+}
+
+/// The table that owns the deferrable primary key that a table has, and the key: a partition has its parent's.
+fn deferrable_key<'a>(catalog: &'a Catalog, table: &'a Relation) -> (&'a Relation, Option<&'a Index>) {
+    let deferrable = |table: &'a Relation| table.primary_key().filter(|key| !key.immediate);
+    let owner = catalog.ancestors(table).into_iter().rev().find(|ancestor| deferrable(ancestor).is_some());
+    let owner = owner.unwrap_or(table);
+    (owner, deferrable(owner))
 }
 
 /// A key of a partitioned table is one of each partition, those to come included: the root gets it. Unless it cannot: a
@@ -169,30 +192,37 @@ fn partition_columns<'a>(catalog: &Catalog, table: &'a Relation) -> Vec<&'a Colu
 }
 
 /// A new primary key names the rows where that was not ruled out before.
-fn named_by_it(table: &Relation) -> Mend {
+fn named_by_key(table: &Relation) -> Mend {
     match table.identity {
-        super::catalog::IdentitySetting::Default => Mend::default(),
+        IdentitySetting::Default => Mend::default(),
         _ => mend::use_primary_key(table),
     }
 }
 
-fn become_key(table: &Relation, key: &Candidate<'_>, concurrently: bool, because: &str) -> Mend {
-    match key.index {
-        Some(index) if index.constraint.is_none() && index.plain && table.kind == RelationKind::Table => {
-            mend::promote_index(table, index, because)
-        }
-        Some(index) => mend::forbid_nulls(table, &key.columns).then(mend::use_index(table, index)),
-        None => mend::add_primary_key(table, &key.columns, concurrently, because),
-    }
-}
-
-fn because(key: &Candidate<'_>, rows: u64) -> String {
-    let because = key.because.unwrap_or_default();
+/// Makes columns the key of `keyed`, and of `table`, which is it or a partition of it.
+fn become_key(
+    catalog: &Catalog,
+    keyed: &Relation,
+    table: &Relation,
+    key: &Candidate<'_>,
+    concurrently: bool,
+    rows: u64,
+) -> Mend {
     let list = mend::list(&key.columns);
-    match rows {
+    let because = key.because.map(Likely::as_str).unwrap_or_default();
+    let because = match rows {
         0 => format!("{list} {because}, and the table is empty"),
         1 => format!("{list} {because}; there is one row"),
         rows => format!("{list} {because}, unique and not null in all {rows} rows"),
+    };
+    match key.index {
+        Some(index) if index.constraint.is_none() && index.plain && !keyed.is_partitioned() => {
+            mend::promote_index(keyed, index, &because).then(named_by_key(table))
+        }
+        Some(index) if !keyed.is_partitioned() => {
+            mend::forbid_nulls(keyed, &key.columns).then(mend::use_index(keyed, index))
+        }
+        _ => mend::add_primary_key(catalog, keyed, &key.columns, concurrently, &because).then(named_by_key(table)),
     }
 }
 
@@ -262,24 +292,39 @@ fn candidates<'a>(catalog: &Catalog, table: &'a Relation) -> Vec<Candidate<'a>> 
     if table.foreign_keys.len() > 1
         && let Some(columns) = mend::columns(table, &referring)
     {
-        let because = (table.columns.len() <= referring.len() + 2).then_some("are what the table joins");
+        let because = (table.columns.len() <= referring.len() + 2).then_some(Likely::Joins);
         all.push(Candidate { columns: with_partition_key(columns), because, index: None });
     }
     all.sort_by_key(|candidate| {
-        let rank = candidate.because.and_then(|because| LIKELY.iter().position(|likely| *likely == because));
-        (rank.unwrap_or(LIKELY.len()), candidate.index.is_none(), candidate.columns.len())
+        (candidate.because.is_none(), candidate.because, candidate.index.is_none(), candidate.columns.len())
     });
     all
 }
 
-/// What speaks for a key, the strongest first.
-const LIKELY: [&str; 5] = [
-    "is filled by the server",
-    "is what rows are called by",
-    "is its only column",
-    "are what the table joins",
-    "is its first column",
-];
+/// What says that columns name rows, besides their values; the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likely {
+    Filled,
+    OnlyColumn,
+    Joins,
+    Called,
+}
+
+impl Likely {
+    fn as_str(self) -> &'static str {
+        match self {
+            Likely::Filled => "is filled by the server",
+            Likely::OnlyColumn => "is its only column",
+            Likely::Joins => "are what the table joins",
+            Likely::Called => "is what rows are called by",
+        }
+    }
+
+    /// Whether it is enough where the table has so many rows: that few of them differ says nothing.
+    fn holds_with(self, rows: u64) -> bool {
+        self != Likely::Called || rows >= 2
+    }
+}
 
 fn could_name_rows(column: &Column) -> bool {
     let never = [
@@ -304,29 +349,26 @@ fn could_name_rows(column: &Column) -> bool {
         && !never.contains(&&*column.type_name)
 }
 
-/// What says that a column names rows, besides its values.
-fn declared(table: &Relation, column: &Column) -> Option<&'static str> {
-    let filled =
-        |default: &str| ["nextval(", "gen_random_uuid(", "uuidv7(", "uuidv4("].iter().any(|by| default.contains(by));
-    let singular = table.name.strip_suffix('s').unwrap_or(&table.name);
-    let called = [
-        "id".to_owned(),
-        "uuid".to_owned(),
-        "guid".to_owned(),
-        format!("{}_id", table.name),
-        format!("{singular}_id"),
-        format!("{singular}id"),
-    ];
-    let likely = if column.identity || column.default.as_deref().is_some_and(filled) {
-        0
-    } else if called.contains(&column.name.to_ascii_lowercase()) {
-        1
-    } else if table.columns.len() == 1 {
-        2
-    } else if column.number == 1 && column.not_null && matches!(&*column.type_name, "int2" | "int4" | "int8" | "uuid") {
-        4
-    } else {
+/// What says that a column names rows, besides its values. One that refers to another table names that one's, and a table
+/// that keeps what others had may have each name often.
+fn declared(table: &Relation, column: &Column) -> Option<Likely> {
+    const COPIES: [&str; 9] = ["archive", "audit", "backup", "copy", "event", "history", "log", "revision", "snapshot"];
+    if table.foreign_keys.iter().any(|columns| columns.contains(&column.number)) {
         return None;
-    };
-    LIKELY.get(likely).copied()
+    }
+    let (table_name, name) = (table.name.to_lowercase(), column.name.to_lowercase());
+    let singular = table_name.strip_suffix('s').unwrap_or(&table_name);
+    let is_called = matches!(&*name, "id" | "uuid" | "guid")
+        || [&*table_name, singular]
+            .iter()
+            .any(|table| name.strip_prefix(table).is_some_and(|rest| matches!(rest, "_id" | "id")));
+    if column.identity || column.filled {
+        Some(Likely::Filled)
+    } else if table.columns.len() == 1 && column.not_null {
+        Some(Likely::OnlyColumn)
+    } else if is_called && !COPIES.iter().any(|copies| table_name.contains(copies)) {
+        Some(Likely::Called)
+    } else {
+        None
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::catalog::{Column, ColumnNumber, Index, Publication, Relation};
+use super::catalog::{Catalog, Column, ColumnNumber, Index, Publication, Relation};
 use crate::ident::{Identifier, TableName};
 
 /// What mends a finding, in the order in which it is to be run.
@@ -108,7 +108,13 @@ pub(super) fn use_full(table: &Relation) -> Mend {
 }
 
 /// Makes columns the primary key. The index of a large table is built without keeping writers out.
-pub(super) fn add_primary_key(table: &Relation, columns: &[&Column], concurrently: bool, because: &str) -> Mend {
+pub(super) fn add_primary_key(
+    catalog: &Catalog,
+    table: &Relation,
+    columns: &[&Column],
+    concurrently: bool,
+    because: &str,
+) -> Mend {
     let name = table.table_name();
     let list = list(columns);
     let comment = format!("{name} gets a primary key: {because}.");
@@ -117,7 +123,7 @@ pub(super) fn add_primary_key(table: &Relation, columns: &[&Column], concurrentl
         let sql = format!("ALTER TABLE {name} ADD PRIMARY KEY ({list})");
         return Mend { steps: vec![Step { comment, sql, run: unless }] };
     }
-    let index = index_name(table, "pkey");
+    let index = index_name(catalog, table, "pkey");
     let build = build_index(table, &index, columns);
     let sql = format!("ALTER TABLE {name} ADD CONSTRAINT {index} PRIMARY KEY USING INDEX {index}");
     build.then(Mend { steps: vec![Step { comment, sql, run: unless }] })
@@ -142,7 +148,13 @@ pub(super) fn forbid_nulls(table: &Relation, columns: &[&Column]) -> Mend {
 }
 
 /// Replaces the deferrable constraint of an index by one that is not.
-pub(super) fn undefer(table: &Relation, index: &Index, columns: &[&Column], concurrently: bool) -> Mend {
+pub(super) fn undefer(
+    catalog: &Catalog,
+    table: &Relation,
+    index: &Index,
+    columns: &[&Column],
+    concurrently: bool,
+) -> Mend {
     let name = table.table_name();
     let Some(constraint) = &index.constraint else { return Mend::default() };
     let (constraint, list) = (Identifier(constraint), list(columns));
@@ -158,7 +170,7 @@ pub(super) fn undefer(table: &Relation, index: &Index, columns: &[&Column], conc
     if !concurrently {
         return Mend { steps: vec![Step { comment, sql: format!("{drop} ({list})"), run: unless }] };
     }
-    let new = index_name(table, "pkey_immediate");
+    let new = index_name(catalog, table, "pkey_immediate");
     let build = build_index(table, &new, columns);
     build.then(Mend { steps: vec![Step { comment, sql: format!("{drop} USING INDEX {new}"), run: unless }] })
 }
@@ -172,9 +184,9 @@ pub(super) fn undefer_unique(table: &Relation, index: &Index) -> Option<Mend> {
 }
 
 /// Names rows by a key together with more columns, by an index of its own.
-pub(super) fn widen_identity(table: &Relation, columns: &[&Column], concurrently: bool) -> Mend {
+pub(super) fn widen_identity(catalog: &Catalog, table: &Relation, columns: &[&Column], concurrently: bool) -> Mend {
     let name = table.table_name();
-    let index = index_name(table, "identity");
+    let index = index_name(catalog, table, "identity");
     let build = if concurrently {
         build_index(table, &index, columns)
     } else {
@@ -221,12 +233,24 @@ fn build_index(table: &Relation, index: &str, columns: &[&Column]) -> Mend {
     Mend { steps: vec![left_over, build] }
 }
 
-/// A name for an index of a table, of at most 63 bytes, as an SQL identifier.
-fn index_name(table: &Relation, suffix: &str) -> String {
-    let most = 63 - suffix.len() - 1;
-    let end = (0..=most.min(table.name.len())).rev().find(|end| table.name.is_char_boundary(*end)).unwrap_or(0);
-    let stem = table.name.get(..end).unwrap_or_default();
-    Identifier(&format!("{stem}_{suffix}")).to_string()
+/// A name for an index of a table, of at most 63 bytes, as an SQL identifier. Nothing else in the schema is called so, but
+/// what an attempt that failed has left behind.
+fn index_name(catalog: &Catalog, table: &Relation, suffix: &str) -> String {
+    let name = |number: u32| {
+        let suffix = if number == 0 { suffix.to_owned() } else { format!("{suffix}{number}") };
+        let most = 63 - suffix.len() - 1;
+        let end = (0..=most.min(table.name.len())).rev().find(|end| table.name.is_char_boundary(*end)).unwrap_or(0);
+        format!("{}_{suffix}", table.name.get(..end).unwrap_or_default())
+    };
+    let is_taken = |name: &str| {
+        let here = catalog.relations.values().filter(|relation| relation.schema == table.schema);
+        here.into_iter().any(|relation| {
+            let left_behind = |index: &Index| relation.oid == table.oid && !index.valid;
+            *relation.name == *name || relation.indexes.iter().any(|index| *index.name == *name && !left_behind(index))
+        })
+    };
+    let free = (0..100).map(name).find(|name| !is_taken(name));
+    Identifier(&free.unwrap_or_else(|| name(100))).to_string()
 }
 
 fn has_primary_key(table: &TableName) -> String {

@@ -23,8 +23,8 @@ use super::catalog::{self, Audited, Budget};
 use super::error::{ConnectError, Failure};
 use super::sql::SqlSession;
 use super::watched::{Health, Source};
-use crate::ident::Oid;
-use crate::identity::{self, Changes, Evidence, Finding, Question, Run, Scope, Severity, Standing, Survey};
+use crate::ident::{Oid, SlotName};
+use crate::identity::{self, Catalog, Changes, Evidence, Finding, Question, Run, Scope, Severity, Standing, Survey};
 use crate::time::PgTimestamp;
 
 /// Between two audits.
@@ -112,7 +112,8 @@ async fn watch(source: &Source, standing: &mut Standing) -> ConnectError {
 /// Reads and judges. Returns how long that has taken, besides looking at the values of tables, which has bounds of its own.
 async fn look(session: &SqlSession, scope: &Scope, values: &mut Values) -> Result<(Audited, Duration), ConnectError> {
     let begun = Instant::now();
-    let catalog = catalog::read(session).await?;
+    let mut catalog = catalog::read(session).await?;
+    values.remember(&mut catalog);
     let large = catalog.relations.len() > JUDGED_HERE;
     let by = scope.clone();
     let (questions, catalog) = judge(large, move || (identity::questions(&catalog, &by), catalog)).await;
@@ -139,14 +140,29 @@ async fn judge<T: Send + 'static>(large: bool, work: impl FnOnce() -> T + Send +
     }
 }
 
-/// What the values of tables have shown lately. To look at them costs more than anything else, and a wake asks for what is
-/// new.
+/// What one look does not show: what the values of tables have shown lately, for to look at them costs more than anything
+/// else, and a wake asks for what is new; and what consumers streamed that do not stream now.
 #[derive(Default)]
 struct Values {
     known: BTreeMap<Oid, (Question, Evidence, Instant)>,
+    streamed: BTreeMap<SlotName, Vec<String>>,
 }
 
 impl Values {
+    /// Adds what consumers streamed when they were last seen to. One that fails again and again streams only now and then.
+    fn remember(&mut self, catalog: &mut Catalog) {
+        let mut before = std::mem::take(&mut self.streamed);
+        for consumer in &mut catalog.consumers {
+            let known = before.remove(&consumer.slot);
+            if consumer.publications.is_none() && !consumer.hidden {
+                consumer.publications = known;
+            }
+            if let Some(publications) = &consumer.publications {
+                self.streamed.insert(consumer.slot.clone(), publications.clone());
+            }
+        }
+    }
+
     /// The questions to which no answer holds.
     fn unknown(&self, questions: &[Question], now: Instant) -> Vec<Question> {
         let holds = |question: &&Question| {

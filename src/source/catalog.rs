@@ -1,8 +1,9 @@
 //! Reads the catalog of a database into the model of [`identity`](crate::identity), and looks at the values of tables that
 //! need a key.
 //!
-//! The catalog comes as the answer to one statement, so all of it is of one snapshot, whatever DDL runs meanwhile. Each row
-//! is an object in JSON with the names of the model: what a version of the server lacks is null there.
+//! The catalog comes as the answer to one statement, so all of it is of one snapshot, whatever DDL runs meanwhile. Nothing in
+//! it opens a table: expressions are looked at as trees, for printing them (`pg_get_expr`) would wait for whoever locks
+//! their table. Each row is an object in JSON with the names of the model: what a version of the server lacks is null there.
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::look::OLDEST;
 pub(crate) use super::look::failed;
 use super::replication::listed_publications;
 use super::sql::SqlSession;
+use crate::ident::SlotName;
 use crate::identity::catalog::{Consumer, Publication, Relation, ReplicationSet, Server, ZeroShard};
 use crate::identity::{self, Audit, Catalog, Evidence, Question, Scope, Survey};
 use crate::wire::command::Command;
@@ -55,9 +57,11 @@ columns AS (
         'subscripted', type.subscripted, 'dimensions', attribute.attndims, 'comparable', type.comparable,
         'not_null', attribute.attnotnull, 'identity', attribute.attidentity <> '',
         'generated', nullif(attribute.attgenerated, ''),
-        'default', CASE WHEN attribute.atthasdef AND attribute.attgenerated = '' AND NOT relation.relhaskey
-            THEN (SELECT left(pg_get_expr(adbin, adrelid), 200) FROM pg_attrdef
-                  WHERE adrelid = attribute.attrelid AND adnum = attribute.attnum) END) ORDER BY attribute.attnum) AS list
+        'filled', attribute.atthasdef AND attribute.attgenerated = '' AND NOT relation.relhaskey AND EXISTS (
+            SELECT FROM pg_attrdef AS value, regexp_matches(value.adbin::text, ':funcid ([0-9]+)', 'g') AS part
+                 JOIN pg_proc AS function ON function.oid = part[1]::oid
+            WHERE value.adrelid = attribute.attrelid AND value.adnum = attribute.attnum
+              AND function.proname ~ '^(nextval|gen_random_uuid|uuidv[47]|uuid_generate_v[0-9a-z]+)$')) ORDER BY attribute.attnum) AS list
     FROM pg_attribute AS attribute JOIN relation ON relation.oid = attribute.attrelid
          JOIN type ON type.oid = attribute.atttypid
     WHERE relation.relkind IN ('r', 'p') AND attribute.attnum > 0 AND NOT attribute.attisdropped
@@ -123,8 +127,8 @@ SELECT 'zero', json_build_object('schema', schema.nspname, 'publications',
 FROM pg_proc AS function JOIN schema ON schema.oid = function.pronamespace WHERE function.proname = 'emit_ddl_end'
 UNION ALL
 SELECT 'consumer', json_build_object('slot', slot.slot_name, 'command', activity.query)::text
-FROM pg_replication_slots AS slot JOIN pg_stat_activity AS activity ON activity.pid = slot.active_pid
-WHERE slot.database = current_database() AND activity.datname = current_database()";
+FROM pg_replication_slots AS slot LEFT JOIN pg_stat_activity AS activity ON activity.pid = slot.active_pid
+WHERE slot.database = current_database() AND slot.plugin = 'pgoutput' AND NOT slot.temporary";
 
 /// `{schemas}` from PostgreSQL 15 on, and before.
 const SCHEMAS: [&str; 2] = [
@@ -158,8 +162,8 @@ const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '1s'; SE
 
 #[derive(Deserialize)]
 struct Streaming {
-    slot: String,
-    command: String,
+    slot: SlotName,
+    command: Option<String>,
 }
 
 /// How long values may be looked at.
@@ -313,16 +317,24 @@ fn take(catalog: &mut Catalog, rows: &[SimpleQueryMessage]) -> Result<(), Connec
             "set" => catalog.replication_sets.push(serde_json::from_str::<ReplicationSet>(body).map_err(problem)?),
             _ => {
                 let streaming: Streaming = serde_json::from_str(body).map_err(problem)?;
-                catalog.consumers.extend(consumer(&streaming));
+                catalog.consumers.push(consumer(streaming));
             }
         }
     }
     Ok(())
 }
 
-/// A consumer, where what it has asked for can be seen, and is whole.
-fn consumer(streaming: &Streaming) -> Option<Consumer> {
-    let Ok(Command::StartReplication(start)) = Command::parse(&streaming.command) else { return None };
-    let publications = listed_publications(start.mode.option("publication_names")??);
-    Some(Consumer { slot: streaming.slot.parse().ok()?, publications })
+/// What can be seen of a consumer. The command is another while somebody reads the slot through SQL, and cut short where it is
+/// longer than `track_activity_query_size`.
+fn consumer(streaming: Streaming) -> Consumer {
+    let command = streaming.command.unwrap_or_default();
+    let publications = match Command::parse(&command) {
+        Ok(Command::StartReplication(start)) => {
+            start.mode.option("publication_names").flatten().map(listed_publications)
+        }
+        _ => None,
+    };
+    let begins = |with: &str| command.get(..with.len()).is_some_and(|start| start.eq_ignore_ascii_case(with));
+    let hidden = publications.is_none() && (begins("<insufficient privilege>") || begins("START_REPLICATION"));
+    Consumer { slot: streaming.slot, publications, hidden }
 }

@@ -56,7 +56,7 @@ fn without_a_yes_nothing_is_changed() {
     let server = postgres(18).start().unwrap();
     let dsn = server.dsn("postgres");
     let sql = Sql::connect(&dsn);
-    sql.run("CREATE TABLE t (id int); CREATE PUBLICATION p FOR TABLE t");
+    sql.run("CREATE TABLE t (id int NOT NULL); CREATE PUBLICATION p FOR TABLE t");
     for answer in ["", "n\n", "maybe\n"] {
         let told = answered(&[&dsn, "--apply"], answer);
         assert_eq!(told.status, Some(1), "{answer:?}: {told:?}");
@@ -74,8 +74,8 @@ fn it_stops_at_the_first_failure_and_says_what_to_do() {
     let sql = Sql::connect(&dsn);
     sql.run(
         "CREATE ROLE helper LOGIN; GRANT CREATE ON SCHEMA public TO helper;
-         CREATE TABLE a (id int); ALTER TABLE a OWNER TO helper; CREATE TABLE b (id int); GRANT SELECT ON b TO helper;
-         CREATE TABLE c (id int); ALTER TABLE c OWNER TO helper; CREATE PUBLICATION p FOR ALL TABLES",
+         CREATE TABLE a (id int NOT NULL); ALTER TABLE a OWNER TO helper; CREATE TABLE b (id int NOT NULL); GRANT SELECT ON b TO helper;
+         CREATE TABLE c (id int NOT NULL); ALTER TABLE c OWNER TO helper; CREATE PUBLICATION p FOR ALL TABLES",
     );
     let told = check(&[&format!("{dsn} user=helper"), "--apply", "--yes"]);
     assert_eq!(told.status, Some(1), "{told:?}");
@@ -90,7 +90,7 @@ fn a_lock_that_is_held_for_long_keeps_nobody_waiting() {
     let server = postgres(18).start().unwrap();
     let dsn = server.dsn("postgres");
     let sql = Sql::connect(&dsn);
-    sql.run("CREATE TABLE t (id int); CREATE PUBLICATION p FOR TABLE t");
+    sql.run("CREATE TABLE t (id int NOT NULL); CREATE PUBLICATION p FOR TABLE t");
     let holder = Sql::connect(&dsn);
     holder.run("BEGIN; SELECT * FROM t");
     let told = check(&[&dsn, "--apply", "--yes"]);

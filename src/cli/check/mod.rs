@@ -7,6 +7,7 @@ mod apply;
 mod script;
 mod table;
 
+use std::collections::HashSet;
 use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -142,9 +143,11 @@ async fn run(args: &Args, connector: &Connector) -> Result<bool, CheckError> {
 
 /// Mends, looks again, and mends what has come to light, until nothing is left that can be.
 async fn mend(args: &Args, session: &SqlSession, scope: &Scope, mut audited: Audited) -> Result<Audited, CheckError> {
+    let mut run: HashSet<String> = HashSet::new();
     for round in 0..ROUNDS {
         let steps = script::steps(&audited.audit, args.fail_on.severity());
-        if steps.is_empty() {
+        // What has been run and did not help does not help a second time.
+        if steps.is_empty() || steps.iter().any(|step| !run.insert(step.sql.clone())) {
             break;
         }
         if round == 0 && !args.yes && !apply::is_wanted(&audited, args.fail_on.severity())? {

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::catalog::{Catalog, Publication, Relation};
+use super::catalog::{Catalog, Column, Index, Publication, Relation};
 use super::finding::{Audit, Finding, Severity};
 use super::key::{self, Evidence, Question, Survey};
 use super::mend::Mend;
@@ -91,6 +91,8 @@ struct View<'a> {
     zero: Vec<Published<'a>>,
     zero_publications: Vec<&'a Publication>,
     zero_tables: BTreeSet<Oid>,
+    /// What any publication publishes, by the table that holds the rows.
+    by_table: BTreeMap<Oid, Vec<Published<'a>>>,
 }
 
 /// What a rule has found.
@@ -147,8 +149,12 @@ impl<'a> View<'a> {
         }
         let zero: Vec<Published<'_>> =
             zero_publications.iter().flat_map(|publication| catalog.published(publication)).collect();
+        let mut by_table: BTreeMap<Oid, Vec<Published<'_>>> = BTreeMap::new();
+        for published in catalog.publications.iter().flat_map(|publication| catalog.published(publication)) {
+            by_table.entry(published.table.oid).or_default().push(published);
+        }
         let zero_tables = zero.iter().map(|published| published.table.oid).collect();
-        View { catalog, survey, scope, publications, published, zero, zero_publications, zero_tables }
+        View { catalog, survey, scope, publications, published, zero, zero_publications, zero_tables, by_table }
     }
 
     /// Whether zero-cache gets the table too, so that what mends it must do for zero-cache.
@@ -156,20 +162,49 @@ impl<'a> View<'a> {
         self.zero_tables.contains(&table.oid)
     }
 
-    /// Whether an index of it is built without keeping writers out.
+    /// Whether an index of it is built without keeping writers out: in doubt, yes.
     fn is_large(&self, table: &Relation) -> bool {
-        self.survey.get(&table.oid).is_some_and(Evidence::is_large)
+        self.survey.get(&table.oid).is_none_or(Evidence::is_large)
     }
 
-    /// Those who stream several publications at once, and which.
-    fn consumers(&self) -> impl Iterator<Item = (String, Vec<&'a Publication>)> {
-        let named = Some(("The consumer".to_owned(), &self.scope.publications)).filter(|(_, names)| !names.is_empty());
-        let seen = self.catalog.consumers.iter();
-        let seen = seen.map(|consumer| (format!("The consumer of slot {}", consumer.slot), &consumer.publications));
-        named.into_iter().chain(seen).map(|(who, names)| {
-            let publications = self.catalog.publications.iter();
-            (who, publications.filter(|publication| names.iter().any(|name| **name == *publication.name)).collect())
+    /// How to name the rows of a table that has no usable replica identity, or no key for somebody who needs one.
+    fn key(&self, table: &Relation, needs_key: bool) -> Mend {
+        key::plan(self.catalog, self.survey, &|table, index| self.fits(table, index), table, needs_key)
+    }
+
+    /// Whether an index, or with none all columns, can name the rows of a table as all its publications have them.
+    fn fits(&self, table: &Relation, index: Option<&Index>) -> bool {
+        let named: Vec<&Column> = match index {
+            Some(index) => index.columns.iter().filter_map(|number| table.column(*number)).collect(),
+            None => table.columns.iter().collect(),
+        };
+        let of = self.by_table.get(&table.oid).into_iter().flatten();
+        of.filter(|published| published.publication.needs_identity()).all(|published| {
+            let filter = published.entry.and_then(|entry| entry.filtered_by.as_ref()).into_iter().flatten();
+            let mut filter = filter.filter_map(|number| published.shown_as.column(*number));
+            let is_listed = published.entry.is_some_and(|entry| entry.columns.is_some());
+            // Before PostgreSQL 18 generated columns are in no old row.
+            let is_there = |column: &&Column| match index {
+                None if self.catalog.server.major() < 18 => true,
+                _ => published.publishes(&column.name),
+            };
+            filter.all(|column| named.iter().any(|known| known.name == column.name))
+                && !(is_listed && index.is_none())
+                && named.iter().all(is_there)
         })
+    }
+
+    /// Who streams which publications: whom the scope names, or else all who are seen.
+    fn streamed(&self) -> Vec<(String, &'a [String])> {
+        if !self.scope.publications.is_empty() {
+            return vec![("The consumer".to_owned(), &self.scope.publications)];
+        }
+        let seen = self.catalog.consumers.iter().filter_map(|consumer| {
+            Some((format!("The consumer of slot {}", consumer.slot), consumer.publications.as_deref()?))
+        });
+        let zero = self.catalog.zero_shards.iter().filter(|_| self.scope.rule_sets.contains(&RuleSet::Zero));
+        let noted = zero.map(|shard| (format!("zero-cache of schema {}", shard.schema), &*shard.publications));
+        seen.chain(noted).collect()
     }
 }
 

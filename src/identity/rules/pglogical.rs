@@ -4,7 +4,7 @@ use super::{Found, Rule, RuleSet, View};
 use crate::ident::{Identifier, Oid};
 use crate::identity::catalog::{Relation, RelationKind, ReplicaIdentity};
 use crate::identity::finding::Severity::{Error, Info, Warning};
-use crate::identity::{key, mend};
+use crate::identity::mend;
 
 pub(super) static RULES: &[Rule] = &[
     Rule {
@@ -72,7 +72,7 @@ fn no_key(view: &View<'_>, found: &mut Found<'_>) {
                  to replicate UPDATEs and/or DELETEs"
             ),
         };
-        found.add(Some(table), None, message, Some(key::plan(view.catalog, view.survey, table, true)));
+        found.add(Some(table), None, message, Some(view.key(table, true)));
     }
 }
 

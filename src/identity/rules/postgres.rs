@@ -10,7 +10,7 @@ use crate::identity::catalog::{
     ColumnNumber, IdentitySetting, Index, Missing, Publication, RelationKind, ReplicaIdentity,
 };
 use crate::identity::finding::Severity::{Error, Info, Warning};
-use crate::identity::key::{self, Evidence};
+use crate::identity::key::Evidence;
 use crate::identity::mend::{self, Mend};
 use crate::identity::publish::Published;
 
@@ -124,7 +124,8 @@ pub(super) static RULES: &[Rule] = &[
         id: NO_RIGHTS,
         set: RuleSet::Postgres,
         severity: Error,
-        holds_when: "walgate's role may not read the catalog; a warning where it may not read a table that needs a key",
+        holds_when: "walgate's role may not read the catalog; a warning where it may not read a table that needs a key, or \
+                     see what a consumer streams",
         consequence: "what is not seen is not judged",
         check: no_rights,
     },
@@ -140,7 +141,7 @@ fn missing(view: &View<'_>, found: &mut Found<'_>, is: fn(Missing<'_>) -> bool) 
             && published.publication.needs_identity()
             && is(why)
         {
-            let mend = key::plan(view.catalog, view.survey, published.table, view.is_for_zero(published.table));
+            let mend = view.key(published.table, view.is_for_zero(published.table));
             let but = match why {
                 Missing::PrimaryKey => "It has no primary key",
                 Missing::Deferrable(_) => "Its primary key is deferrable, which names no rows",
@@ -180,8 +181,7 @@ fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
         let (left_out, mend) = match published.table.replica_identity() {
             ReplicaIdentity::Missing(_) => continue,
             ReplicaIdentity::Full => {
-                let covered = |index: &&_| identity_columns(published, index).all(|(number, _)| list.contains(&number));
-                let key = published.table.keys().into_iter().find(covered);
+                let key = published.table.keys().into_iter().find(|key| view.fits(published.table, Some(key)));
                 (
                     "the replica identity is FULL, all columns".to_owned(),
                     key.map(|key| mend::use_index(published.table, key)),
@@ -255,18 +255,16 @@ fn row_filter_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
 fn identity_with(view: &View<'_>, published: &Published<'_>, used: &[&str]) -> Mend {
     let table = published.table;
     let keys = table.keys();
-    let columns_of =
-        |index: &&&_| used.iter().all(|name| identity_columns(published, index).any(|(_, column)| column == *name));
-    if let Some(key) = keys.iter().find(columns_of) {
+    if let Some(key) = keys.iter().find(|key| view.fits(table, Some(key))) {
         return mend::use_index(table, key);
     }
     let mut wide: Vec<_> = keys.first().and_then(|key| mend::columns(table, &key.columns)).unwrap_or_default();
     let more = used.iter().filter_map(|name| table.column_named(name));
     wide.extend(more.filter(|column| !wide.iter().any(|known| known.number == column.number)).collect::<Vec<_>>());
     if wide.iter().all(|column| column.not_null && column.generated.is_none()) {
-        return mend::widen_identity(table, &wide, view.is_large(table));
+        return mend::widen_identity(view.catalog, table, &wide, view.is_large(table));
     }
-    if view.is_for_zero(table) || published.entry.is_some_and(|entry| entry.columns.is_some()) {
+    if view.is_for_zero(table) || !view.fits(table, None) {
         let comment =
             "Forbid nulls in the columns that WHERE uses, and run the check again; or leave them out of WHERE.";
         let nullable: Vec<String> = wide
@@ -311,10 +309,8 @@ fn generated_identity(view: &View<'_>, found: &mut Found<'_>) {
                 writes(published.publication)
             )
         };
-        let is_plain = |index: &&Index| {
-            index.columns.iter().filter_map(|n| table.column(*n)).all(|column| column.generated.is_none())
-        };
-        let mend = table.keys().into_iter().find(is_plain).map_or_else(
+        let fits = |key: &&Index| view.fits(table, Some(key));
+        let mend = table.keys().into_iter().find(fits).map_or_else(
             || {
                 Mend::template(
                     "Make it an ordinary column, which the application fills; or choose another key.",
@@ -333,9 +329,11 @@ fn generated_identity(view: &View<'_>, found: &mut Found<'_>) {
 }
 
 fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
-    for (consumer, publications) in view.consumers() {
+    for (consumer, names) in view.streamed() {
+        let publications = view.catalog.publications.iter();
+        let publications = publications.filter(|publication| names.iter().any(|name| **name == *publication.name));
         let mut seen: BTreeMap<_, (&Published<'_>, Vec<ColumnNumber>)> = BTreeMap::new();
-        let published = publications.iter().flat_map(|publication| view.catalog.published(publication));
+        let published = publications.flat_map(|publication| view.catalog.published(publication));
         let published: Vec<Published<'_>> = published.collect();
         for published in &published {
             let listed = view.catalog.columns_compared(published);
@@ -369,22 +367,14 @@ fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
 
 fn publication_missing(view: &View<'_>, found: &mut Found<'_>) {
     let exists = |name: &str| view.catalog.publications.iter().any(|publication| &*publication.name == name);
-    let named = view.scope.publications.iter().map(|name| ("It was named".to_owned(), name));
-    let streamed = view.catalog.consumers.iter().flat_map(|consumer| {
-        consumer
-            .publications
-            .iter()
-            .map(move |name| (format!("The consumer of slot {} streams it", consumer.slot), name))
-    });
-    let noted = view.catalog.zero_shards.iter().flat_map(|shard| {
-        shard.publications.iter().map(move |name| (format!("zero-cache has noted it in schema {}", shard.schema), name))
-    });
     let then = match view.catalog.server.major() {
         ..18 => "the stream fails at the next change of any table",
         _ => "the stream goes on without the rows that it would publish",
     };
-    for (who, name) in named.chain(streamed).chain(noted).filter(|(_, name)| !exists(name)) {
-        let message = format!("{who}, and it does not exist: {then}: publication \"{name}\" does not exist");
+    let streamed = view.streamed();
+    let named = streamed.iter().flat_map(|(who, names)| names.iter().map(move |name| (who, name)));
+    for (who, name) in named.filter(|(_, name)| !exists(name)) {
+        let message = format!("{who} streams it, and it does not exist: {then}: publication \"{name}\" does not exist");
         let template = Mend::template(
             "Say what it is to publish.",
             format!("CREATE PUBLICATION {} FOR TABLE <tables>", Identifier(name)),
@@ -436,9 +426,12 @@ fn identity_full(view: &View<'_>, found: &mut Found<'_>) {
                 incomparable.join(", ")
             ));
         }
-        let mend = match table.keys().first() {
+        let keys = table.keys();
+        let mend = match keys.iter().find(|key| view.fits(table, Some(key))) {
             Some(key) => Some(mend::use_index(table, key)),
-            None => Some(key::plan(view.catalog, view.survey, table, true)),
+            // FULL may be there just because no key fits the publications.
+            None if !keys.is_empty() => None,
+            None => Some(view.key(table, true)),
         };
         found.published(published, message, mend);
     }
@@ -491,6 +484,15 @@ fn no_rights(view: &View<'_>, found: &mut Found<'_>) {
         let message =
             format!("walgate's role may not look, so there may be any findings: {denied}. GRANT it SELECT there.");
         found.add(None, None, message, None);
+    }
+    for consumer in view.catalog.consumers.iter().filter(|consumer| consumer.hidden) {
+        let message = format!(
+            "walgate's role does not see which publications the consumer of slot {} streams, so it is not judged as one",
+            consumer.slot
+        );
+        let comment = "Or raise track_activity_query_size, where the command is longer.";
+        let mend = Mend::template(comment, format!("GRANT pg_read_all_stats TO {role}"));
+        found.with(Warning, |found| found.add(None, None, message, Some(mend)));
     }
     for (table, _) in view.survey.iter().filter(|(_, evidence)| **evidence == Evidence::Denied) {
         let Some(table) = view.catalog.relations.get(table) else { continue };

@@ -202,8 +202,8 @@ pub(super) static RULES: &[Rule] = &[
 /// The publications of zero-cache: those that were named; else those that it has noted for itself, or streams, or that are
 /// called as it calls its own.
 pub(super) fn publications<'a>(catalog: &'a Catalog, scope: &Scope) -> Vec<&'a Publication> {
-    let streamed = catalog.consumers.iter().filter(|consumer| consumer.publications.iter().any(|name| is_own(name)));
-    let streamed = streamed.flat_map(|consumer| &consumer.publications);
+    let streamed = catalog.consumers.iter().filter_map(|consumer| consumer.publications.as_ref());
+    let streamed = streamed.filter(|publications| publications.iter().any(|name| is_own(name))).flatten();
     let noted = catalog.zero_shards.iter().flat_map(|shard| &shard.publications);
     let known: BTreeSet<&str> = streamed.chain(noted).map(String::as_str).collect();
     let is_meant = |publication: &&Publication| match scope.publications.is_empty() {

@@ -109,10 +109,12 @@ impl Judge {
         }
         let begun = Instant::now();
         let read = async { catalog::read(&source.connector().sql().await?).await };
-        let catalog: Catalog = read.await.map_err(|error: ConnectError| error.to_string())?;
+        let mut catalog: Catalog = read.await.map_err(|error: ConnectError| error.to_string())?;
         if let Some(denied) = catalog.denied {
             return Err(denied);
         }
+        // What others stream is not this one's matter.
+        catalog.consumers.clear();
         let catalog = Arc::new(catalog);
         *known = Some((begun, Arc::clone(&catalog)));
         Ok(catalog)

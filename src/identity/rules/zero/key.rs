@@ -3,7 +3,6 @@
 use super::column::is_known;
 use super::{about, lite_name, shown};
 use crate::identity::catalog::{Column, IdentitySetting, Index, Relation, ReplicaIdentity};
-use crate::identity::key;
 use crate::identity::mend::{self, Mend};
 use crate::identity::publish::Published;
 use crate::identity::rules::{Found, View};
@@ -27,7 +26,7 @@ pub(super) fn is_shown_by(published: &Published<'_>, key: &Index) -> bool {
 
 /// What gives a table a key. One that is there and not published is not a matter of the table.
 fn key_for_zero(view: &View<'_>, table: &Relation) -> Option<Mend> {
-    table.keys().is_empty().then(|| key::plan(view.catalog, view.survey, table, true))
+    table.keys().is_empty().then(|| view.key(table, true))
 }
 
 pub(super) fn no_key(view: &View<'_>, found: &mut Found<'_>) {
@@ -92,5 +91,5 @@ pub(super) fn identity_index_missing(view: &View<'_>, found: &mut Found<'_>) {
 
 fn stops(view: &View<'_>, found: &mut Found<'_>, published: &Published<'_>, then: &str) {
     let message = format!("zero-cache's initial sync stops, for all tables: {then}");
-    about(found, published, message, Some(key::plan(view.catalog, view.survey, published.shown_as, true)));
+    about(found, published, message, Some(view.key(published.shown_as, true)));
 }
