@@ -19,8 +19,9 @@ use crate::wire::backend::ErrorFields;
 /// its own.
 const REFUSED: &str = "WG001";
 
-/// How long a command may wait for the catalog to be read.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a command may wait for the catalog to be read, which takes seconds where there are 20,000 tables and the machine
+/// is busy. No consumer is known that minds, and what is locked or unreachable is known sooner, mostly.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Tables that a message names, findings that it tells, and the bytes that they and their mends may take.
 const NAMED: usize = 10;

@@ -200,6 +200,10 @@ impl<'a> Sentry<'a> {
     /// Waits until the command is judged. Returns what is to be forwarded of it and of what came behind it. Cancel-safe:
     /// what is held stays held.
     pub(super) fn poll_judged(&mut self, cx: &mut Context<'_>, tap: &Tap) -> Poll<BytesMut> {
+        if self.answer.is_some() {
+            // The one before it comes first; this was woken for it.
+            return Poll::Pending;
+        }
         let status = match tap.turn() {
             Turn::Client(status) => Some(status),
             // The server's next message, or the end of its connection, wakes this too.
