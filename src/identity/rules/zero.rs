@@ -393,9 +393,11 @@ fn row_filter(view: &View<'_>, found: &mut Found<'_>) {
 
 fn row_filters_differ(view: &View<'_>, found: &mut Found<'_>) {
     let is_filtered = |published: &Published<'_>| published.entry.is_some_and(|entry| entry.filtered_by.is_some());
+    // The last one that is put in stays: the first of each table.
+    let filtered = view.zero.iter().rev().filter(|published| is_filtered(published));
+    let filtered: BTreeMap<Oid, &Published<'_>> = filtered.map(|published| (published.table.oid, published)).collect();
     for whole in view.zero.iter().filter(|published| !is_filtered(published)) {
-        let same = |other: &&Published<'_>| other.table.oid == whole.table.oid && is_filtered(other);
-        if let Some(filtered) = view.zero.iter().find(same) {
+        if let Some(filtered) = filtered.get(&whole.table.oid) {
             let message = format!(
                 "Publication {} publishes all its rows, and {} some: zero-cache's initial sync copies only those, so rows are \
                  missing for its clients",
