@@ -30,12 +30,12 @@ use crate::time::PgTimestamp;
 /// Between two audits.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The same after one that was asked for: a commit that waits for a synchronous standby is on the stream before it can be
-/// seen.
-const SOON: Duration = Duration::from_secs(1);
-
-/// Between two audits, whoever asks.
+/// Between two audits, whoever asks. The first one after it was asked for is followed by another so soon, and then by more
+/// and more slowly: a commit is on the stream before it can be seen, a while before if it waits for a synchronous standby.
 const DISTANCE: Duration = Duration::from_millis(200);
+
+/// How much longer each of those pauses is.
+const SLOWING: u32 = 5;
 
 /// The part of the time that audits may take: a large catalog is read less often.
 const SHARE: u32 = 10;
@@ -82,7 +82,7 @@ async fn watch(source: &Source, standing: &mut Standing) -> ConnectError {
         Err(error) => return error,
     };
     let mut values = Values::default();
-    let mut asked = false;
+    let mut pause = INTERVAL;
     loop {
         source.audit_wanted().now_or_never();
         let (begun, observed_at, scope) = (Instant::now(), PgTimestamp::now(), source.scope());
@@ -92,18 +92,18 @@ async fn watch(source: &Source, standing: &mut Standing) -> ConnectError {
             Err(_) => return Failure::Timeout(DEADLINE).into(),
         };
         let rest = took * SHARE;
-        let pause = if asked { SOON } else { INTERVAL }.max(rest);
+        let wait = pause.max(rest);
         // Until the next one, should it take as long, and a while.
-        let holds_until = Instant::now() + pause + begun.elapsed() + source.lag().stale_after();
+        let holds_until = Instant::now() + wait + begun.elapsed() + source.lag().stale_after();
         let report = AuditReport { audited, scope, begun, observed_at, holds_until };
         let changes = note(source.name(), standing, &report);
         source.take_audit(report, changes);
         let ended = Instant::now();
-        asked = tokio::select! {
-            () = sleep(pause) => false,
+        pause = tokio::select! {
+            () = sleep(wait) => (pause * SLOWING).min(INTERVAL),
             () = source.audit_wanted() => {
                 sleep(DISTANCE.max(rest).saturating_sub(ended.elapsed())).await;
-                true
+                DISTANCE
             }
         };
     }
