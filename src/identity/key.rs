@@ -15,7 +15,7 @@ use crate::ident::{Identifier, Oid};
 pub type Survey = BTreeMap<Oid, Evidence>;
 
 /// Columns looked at in one table.
-const MOST_CANDIDATES: usize = 24;
+const MOST_CANDIDATES: usize = 8;
 
 /// From this size on, indexes are built without keeping writers out: an ordinary build takes seconds from here on.
 const LARGE: u64 = 256 << 20;
@@ -73,9 +73,11 @@ impl Question {
         let table = catalog.relations.get(&self.table)?;
         let name = table.table_name();
         let only = if table.kind == RelationKind::Partitioned { "" } else { "ONLY " };
+        let parts: Vec<String> = catalog.tree(table).iter().map(|part| part.oid.to_string()).collect();
         let mut sql = format!(
-            "SELECT pg_catalog.pg_relation_size({}::pg_catalog.regclass) AS bytes, pg_catalog.count(*) AS rows",
-            mend::literal(&name.to_string())
+            "SELECT (SELECT pg_catalog.sum(pg_catalog.pg_relation_size(oid))::pg_catalog.int8 FROM pg_catalog.pg_class \
+             WHERE oid OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.oid[])) AS bytes, pg_catalog.count(*) AS rows",
+            parts.join(", ")
         );
         for candidate in &self.candidates {
             let columns = mend::columns(table, candidate)?;
@@ -127,15 +129,14 @@ pub(super) fn plan(
         let sql = format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX <index>", table.table_name());
         return if full_does { full() } else { Mend::template(comment, sql) };
     }
-    let evidence = |table: &Relation| survey.get(&table.oid);
-    // An index of a partitioned table cannot be built that way.
-    let concurrently = |table: &Relation| evidence(table).is_none_or(Evidence::is_large) && !table.is_partitioned();
     let (owner, deferrable) = deferrable_key(catalog, table);
     if let Some((index, columns)) = deferrable.and_then(|index| Some((index, mend::columns(owner, &index.columns)?))) {
-        return mend::undefer(catalog, owner, index, &columns, concurrently(owner)).then(named_by_key(table));
+        return mend::undefer(owner, index, &columns).then(full());
     }
     let keyed = keyed(catalog, table);
-    let found: Vec<Candidate<'_>> = match evidence(keyed) {
+    let evidence = survey.get(&keyed.oid);
+    let is_large = evidence.is_none_or(Evidence::is_large);
+    let found: Vec<Candidate<'_>> = match evidence {
         Some(Evidence::Seen { keys, .. }) => {
             let holds = |candidate: &Candidate<'_>| {
                 keys.iter().any(|key| candidate.columns.iter().map(|column| column.number).eq(key.iter().copied()))
@@ -144,15 +145,17 @@ pub(super) fn plan(
         }
         _ => Vec::new(),
     };
-    if let Some(Evidence::Seen { rows, .. }) = evidence(keyed)
+    if let Some(Evidence::Seen { rows, .. }) = evidence
         && let Some(key) =
             found.iter().find(|candidate| candidate.because.is_some_and(|likely| likely.holds_with(*rows)))
     {
-        return become_key(catalog, keyed, table, key, concurrently(keyed), *rows);
+        let mend = become_key(catalog, keyed, table, key, is_large, *rows);
+        // The index of a partitioned table cannot be built while it is written to.
+        return if is_large && keyed.is_partitioned() { mend.deferred() } else { mend };
     }
-    let choice = choose(keyed, evidence(keyed), &found);
+    let choice = choose(keyed, evidence, &found);
     // What was not looked at may have a key.
-    match evidence(keyed) {
+    match evidence {
         Some(Evidence::Seen { .. }) if full_does => choice.then(full()),
         _ => choice.then(named_by_key(table).deferred()),
     }
@@ -205,7 +208,7 @@ fn become_key(
     keyed: &Relation,
     table: &Relation,
     key: &Candidate<'_>,
-    concurrently: bool,
+    is_large: bool,
     rows: u64,
 ) -> Mend {
     let list = mend::list(&key.columns);
@@ -222,7 +225,10 @@ fn become_key(
         Some(index) if !keyed.is_partitioned() => {
             mend::forbid_nulls(keyed, &key.columns).then(mend::use_index(keyed, index))
         }
-        _ => mend::add_primary_key(catalog, keyed, &key.columns, concurrently, &because).then(named_by_key(table)),
+        _ => {
+            let concurrently = is_large && !keyed.is_partitioned();
+            mend::add_primary_key(catalog, keyed, &key.columns, concurrently, &because).then(named_by_key(table))
+        }
     }
 }
 
@@ -292,7 +298,8 @@ fn candidates<'a>(catalog: &Catalog, table: &'a Relation) -> Vec<Candidate<'a>> 
     if table.foreign_keys.len() > 1
         && let Some(columns) = mend::columns(table, &referring)
     {
-        let because = (table.columns.len() <= referring.len() + 2).then_some(Likely::Joins);
+        let is_join = table.columns.len() <= referring.len() + 1 && columns.iter().all(|column| column.not_null);
+        let because = is_join.then_some(Likely::Joins);
         all.push(Candidate { columns: with_partition_key(columns), because, index: None });
     }
     all.sort_by_key(|candidate| {
@@ -322,7 +329,7 @@ impl Likely {
 
     /// Whether it is enough where the table has so many rows: that few of them differ says nothing.
     fn holds_with(self, rows: u64) -> bool {
-        self != Likely::Called || rows >= 2
+        matches!(self, Likely::Filled | Likely::OnlyColumn) || rows >= 2
     }
 }
 
@@ -339,6 +346,9 @@ fn could_name_rows(column: &Column) -> bool {
         "interval",
         "money",
         "numeric",
+        "xid",
+        "cid",
+        "aclitem",
         "jsonb",
         "tsvector",
     ];

@@ -32,6 +32,8 @@ pub enum Run {
     Unless(String),
     /// As it is, and outside of a transaction.
     Alone,
+    /// As long as this condition does not hold: it takes away what an attempt that failed has left behind.
+    Leftover(String),
     /// Not before somebody has completed it.
     Template,
 }
@@ -62,18 +64,24 @@ impl Mend {
     }
 }
 
-/// A line a statement; what must be completed is a comment.
+/// A line a statement; what must be completed is a comment. What depends on a failed attempt is not shown.
 impl fmt::Display for Mend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, step) in self.steps.iter().enumerate() {
+        let steps = self.steps.iter().filter(|step| !matches!(step.run, Run::Leftover(_)));
+        for (number, step) in steps.enumerate() {
             let newline = if number > 0 { "\n" } else { "" };
             match step.run {
-                Run::Template => write!(f, "{newline}-- {};  -- {}", step.sql, step.comment.replace('\n', " "))?,
+                Run::Template => write!(f, "{newline}-- {};  -- {}", in_comment(&step.sql), in_comment(&step.comment))?,
                 _ => write!(f, "{newline}{};", step.sql)?,
             }
         }
         Ok(())
     }
+}
+
+/// A text that stays within the line of a comment: names may hold anything, and to psql a carriage return ends a line.
+pub fn in_comment(text: &str) -> String {
+    text.replace(char::is_control, " ")
 }
 
 /// Names a table's rows by an index that is there.
@@ -147,32 +155,18 @@ pub(super) fn forbid_nulls(table: &Relation, columns: &[&Column]) -> Mend {
     Mend::one(format!("{name} has no nulls there now, and takes none from now on."), sql)
 }
 
-/// Replaces the deferrable constraint of an index by one that is not.
-pub(super) fn undefer(
-    catalog: &Catalog,
-    table: &Relation,
-    index: &Index,
-    columns: &[&Column],
-    concurrently: bool,
-) -> Mend {
+/// Replaces a deferrable primary key by one that is not, if somebody is sure that nothing relies on it.
+pub(super) fn undefer(table: &Relation, index: &Index, columns: &[&Column]) -> Mend {
     let name = table.table_name();
     let Some(constraint) = &index.constraint else { return Mend::default() };
     let (constraint, list) = (Identifier(constraint), list(columns));
-    let comment = format!(
-        "The key of {name} is checked row by row from now on: a deferrable one names no rows. Statements that swap keys \
-         within a transaction no longer work."
-    );
-    let unless = Run::Unless(format!(
-        "EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = {}::pg_catalog.regclass AND indisprimary AND indimmediate)",
-        literal(&name.to_string())
-    ));
-    let drop = format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} PRIMARY KEY");
-    if !concurrently {
-        return Mend { steps: vec![Step { comment, sql: format!("{drop} ({list})"), run: unless }] };
-    }
-    let new = index_name(catalog, table, "pkey_immediate");
-    let build = build_index(table, &new, columns);
-    build.then(Mend { steps: vec![Step { comment, sql: format!("{drop} USING INDEX {new}"), run: unless }] })
+    Mend::template(
+        format!(
+            "A deferrable key names no rows. This one is checked row by row; no statement may swap keys within a \
+             transaction then. Writers of {name} wait for it."
+        ),
+        format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} PRIMARY KEY ({list})"),
+    )
 }
 
 /// Replaces a deferrable unique constraint by one that is not, if somebody is sure that nothing relies on it.
@@ -220,9 +214,9 @@ fn build_index(table: &Relation, index: &str, columns: &[&Column]) -> Mend {
     let left_over = Step {
         comment: "What an attempt that failed has left behind.".into(),
         sql: format!("DROP INDEX {}.{index}", Identifier(&table.schema)),
-        run: Run::Unless(format!(
-            "NOT EXISTS (SELECT FROM pg_catalog.pg_index WHERE NOT indisvalid AND indexrelid = \
-             pg_catalog.to_regclass({qualified}))"
+        run: Run::Leftover(format!(
+            "NOT EXISTS (SELECT FROM pg_catalog.pg_index WHERE NOT indisvalid AND indexrelid OPERATOR(pg_catalog.=) \
+             pg_catalog.to_regclass({qualified})::pg_catalog.oid)"
         )),
     };
     let build = Step {
@@ -254,8 +248,16 @@ fn index_name(catalog: &Catalog, table: &Relation, suffix: &str) -> String {
 }
 
 fn has_primary_key(table: &TableName) -> String {
+    format!("EXISTS ({} AND indisprimary)", indexes(table))
+}
+
+/// The beginning of a query for the indexes of a table. The operator is the system's, whatever the search path.
+fn indexes(table: &TableName) -> String {
     let table = literal(&table.to_string());
-    format!("EXISTS (SELECT FROM pg_catalog.pg_index WHERE indrelid = {table}::pg_catalog.regclass AND indisprimary)")
+    format!(
+        "SELECT FROM pg_catalog.pg_index WHERE indrelid OPERATOR(pg_catalog.=) \
+         {table}::pg_catalog.regclass::pg_catalog.oid"
+    )
 }
 
 /// The names of columns, as SQL needs them.

@@ -59,9 +59,9 @@ const LOGGED: usize = 20;
 pub(super) async fn audit(source: &Arc<Source>, stop: &CancellationToken) {
     source.forget_audits();
     stop.run_until_cancelled(async {
-        let mut standing = Standing::default();
+        let (mut standing, mut values) = (Standing::default(), Values::default());
         loop {
-            let error = watch(source, &mut standing).await;
+            let error = watch(source, &mut standing, &mut values).await;
             let news = source.audit_failed(error.to_string());
             // Of a server that cannot be reached the poller tells.
             if news && source.health() == Health::Reached {
@@ -76,17 +76,16 @@ pub(super) async fn audit(source: &Arc<Source>, stop: &CancellationToken) {
 }
 
 /// Audits through one session until it fails.
-async fn watch(source: &Source, standing: &mut Standing) -> ConnectError {
+async fn watch(source: &Source, standing: &mut Standing, values: &mut Values) -> ConnectError {
     let session = match source.connector().sql().await {
         Ok(session) => session,
         Err(error) => return error,
     };
-    let mut values = Values::default();
     let mut pause = INTERVAL;
     loop {
         source.audit_wanted().now_or_never();
         let (begun, observed_at, scope) = (Instant::now(), PgTimestamp::now(), source.scope());
-        let (audited, took) = match timeout(DEADLINE, look(&session, &scope, &mut values)).await {
+        let (audited, took) = match timeout(DEADLINE, look(&session, &scope, values)).await {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) => return error,
             Err(_) => return Failure::Timeout(DEADLINE).into(),

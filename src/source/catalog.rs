@@ -212,6 +212,15 @@ pub async fn read(session: &SqlSession) -> Result<Catalog, ConnectError> {
     if let Some(major) = session.server_major().filter(|major| *major < OLDEST) {
         return Err(Failure::Version(major).into());
     }
+    // What is set for this session must not be left behind on another's.
+    let backend: i32 = session
+        .query_one("SELECT pg_catalog.pg_backend_pid()", &[])
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(|error| failed(&error))?;
+    if session.pid().is_some_and(|told| i32::try_from(told) != Ok(backend)) {
+        return Err(Failure::Pooler.into());
+    }
     session.harden().await.map_err(|error| failed(&error))?;
     session.batch_execute(LIMITS).await.map_err(|error| failed(&error))?;
     let part = usize::from(session.server_major().is_some_and(|major| major < 15));
@@ -265,7 +274,7 @@ pub(super) async fn survey(
     }
     let until = Instant::now() + budget.total;
     // Row security would show a part of the rows for all: better an error.
-    session.batch_execute("SET row_security = off").await.map_err(|error| failed(&error))?;
+    session.batch_execute("SET row_security = off; RESET work_mem").await.map_err(|error| failed(&error))?;
     for question in questions {
         let Some(sql) = question.sql(catalog) else { continue };
         let left = until.saturating_duration_since(Instant::now()).min(budget.table);

@@ -61,7 +61,7 @@ fn without_a_yes_nothing_is_changed() {
         let told = answered(&[&dsn, "--apply"], answer);
         assert_eq!(told.status, Some(1), "{answer:?}: {told:?}");
         assert!(told.errors.contains("ALTER TABLE public.t ADD PRIMARY KEY (id)"), "{told:?}");
-        assert!(told.errors.ends_with("Nothing was changed.\n"), "{told:?}");
+        assert!(told.errors.ends_with("Not run.\n"), "{told:?}");
         assert_eq!(sql.value("SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass"), "0");
     }
     assert_eq!(check(&[&dsn, "--apply", "--yes"]).status, Some(0));

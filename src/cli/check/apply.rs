@@ -7,24 +7,27 @@ use tokio::time::sleep;
 use tokio_postgres::error::SqlState;
 
 use super::CheckError;
-use super::script::{self, LOCK_TIMEOUT};
-use crate::identity::{Run, Severity, Step};
-use crate::source::catalog::{self, Audited};
+use super::script::LOCK_TIMEOUT;
+use crate::identity::{Run, Step, in_comment};
+use crate::source::catalog;
 use crate::source::sql::SqlSession;
 
 /// How often a statement is tried that others keep waiting, and the pause between.
 const ATTEMPTS: (usize, Duration) = (3, Duration::from_secs(2));
 
 /// Shows what is to be run, and asks. No answer is a no.
-pub(super) fn is_wanted(audited: &Audited, counts: Severity) -> io::Result<bool> {
+pub(super) fn is_wanted(steps: &[Step]) -> io::Result<bool> {
     let mut output = io::stderr().lock();
-    write!(output, "{}\nRun this on the database? [y/N] ", script::render(audited, counts))?;
+    for step in steps {
+        writeln!(output, "-- {}\n{};", in_comment(&step.comment), in_comment(&step.sql))?;
+    }
+    write!(output, "Run this on the database? [y/N] ")?;
     output.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     let is_wanted = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
     if !is_wanted {
-        writeln!(output, "Nothing was changed.")?;
+        writeln!(output, "Not run.")?;
     }
     Ok(is_wanted)
 }
@@ -35,12 +38,12 @@ pub(super) fn is_wanted(audited: &Audited, counts: Severity) -> io::Result<bool>
 /// If the session is lost: what was under way may or may not have happened, and running all again is safe.
 pub(super) async fn run(session: &SqlSession, steps: &[Step]) -> Result<bool, CheckError> {
     // An index takes as long as it takes; but nobody is kept waiting for one that nobody waits for.
-    let limits = format!(
-        "SET statement_timeout = 0; SET lock_timeout = '{LOCK_TIMEOUT}'; SET client_connection_check_interval = '1s'"
-    );
+    let limits = format!("SET statement_timeout = 0; SET lock_timeout = '{LOCK_TIMEOUT}'");
     session.batch_execute(&limits).await.map_err(|error| catalog::failed(&error))?;
+    // Some systems cannot tell.
+    let _ = session.batch_execute("SET client_connection_check_interval = '1s'").await;
     for step in steps {
-        print!("{}; ", step.sql);
+        print!("{}; ", in_comment(&step.sql));
         io::stdout().flush()?;
         let begun = Instant::now();
         match attempt(session, step).await {
@@ -64,22 +67,26 @@ pub(super) async fn run(session: &SqlSession, steps: &[Step]) -> Result<bool, Ch
 
 /// Returns whether there was anything to do.
 async fn attempt(session: &SqlSession, step: &Step) -> Result<bool, tokio_postgres::Error> {
-    if let Run::Unless(condition) = &step.run
+    if let Run::Unless(condition) | Run::Leftover(condition) = &step.run
         && session.query_one(&format!("SELECT {condition}"), &[]).await?.try_get(0)?
     {
         return Ok(false);
     }
+    // All names in it say their schema; but event triggers of the application may rely on the role's own setting.
+    session.batch_execute("RESET search_path").await?;
     let mut attempts = 1;
-    loop {
+    let outcome = loop {
         match session.batch_execute(&step.sql).await {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && attempts < ATTEMPTS.0 => {
                 attempts += 1;
                 eprint!("(waiting for others) ");
                 sleep(ATTEMPTS.1).await;
             }
-            outcome => return outcome.map(|()| true),
+            outcome => break outcome,
         }
-    }
+    };
+    session.batch_execute("SELECT pg_catalog.set_config('search_path', '', false)").await?;
+    outcome.map(|()| true)
 }
 
 /// What to do about an error of the server's.

@@ -132,7 +132,7 @@ async fn run(args: &Args, connector: &Connector) -> Result<bool, CheckError> {
         audited = mend(args, &session, &scope, audited).await?;
     } else {
         let text = match args.format {
-            Format::Table => table::render(&audited.audit, &again(args), is_coloured()),
+            Format::Table => table::render(&audited.audit, args.fail_on.severity(), &again(args), is_coloured()),
             Format::Json => format!("{}\n", serde_json::to_string(&audited.audit).map_err(io::Error::from)?),
             Format::Sql => script::render(&audited, counts),
         };
@@ -144,14 +144,12 @@ async fn run(args: &Args, connector: &Connector) -> Result<bool, CheckError> {
 /// Mends, looks again, and mends what has come to light, until nothing is left that can be.
 async fn mend(args: &Args, session: &SqlSession, scope: &Scope, mut audited: Audited) -> Result<Audited, CheckError> {
     let mut run: HashSet<String> = HashSet::new();
-    for round in 0..ROUNDS {
-        let steps = script::steps(&audited.audit, args.fail_on.severity());
+    for _ in 0..ROUNDS {
+        let mut steps = script::steps(&audited.audit, args.fail_on.severity());
         // What has been run and did not help does not help a second time.
-        if steps.is_empty() || steps.iter().any(|step| !run.insert(step.sql.clone())) {
+        steps.retain(|step| run.insert(step.sql.clone()));
+        if steps.is_empty() || !args.yes && !apply::is_wanted(&steps)? {
             break;
-        }
-        if round == 0 && !args.yes && !apply::is_wanted(&audited, args.fail_on.severity())? {
-            return Ok(audited);
         }
         let is_done = apply::run(session, &steps).await?;
         audited = catalog::audit(session, scope, BUDGET).await?;
@@ -159,7 +157,7 @@ async fn mend(args: &Args, session: &SqlSession, scope: &Scope, mut audited: Aud
             break;
         }
     }
-    print(&table::render(&audited.audit, &again(args), is_coloured()))?;
+    print(&table::render(&audited.audit, args.fail_on.severity(), &again(args), is_coloured()))?;
     Ok(audited)
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use crate::identity::{Audit, Run, Severity, Step};
+use crate::identity::{Audit, Run, Severity, Step, in_comment};
 use crate::source::catalog::Audited;
 
 /// How long a statement waits for others before it gives up: who waits behind it waits as long.
@@ -14,8 +14,8 @@ pub(super) fn render(audited: &Audited, counts: Severity) -> String {
     let (audit, server) = (&audited.audit, &audited.catalog.server);
     let version = (server.version / 10_000, server.version % 10_000);
     let mut text = format!(
-        "-- What mends the findings of walgate check on PostgreSQL {}.{}: {}.\n-- It can be run twice. It does not run in one \
-         transaction (psql without -1): an index of a large table is built while it is written to.\n",
+        "-- What mends the findings of walgate check on PostgreSQL {}.{}: {}.\n-- psql -v ON_ERROR_STOP=1 runs it; \
+         twice, too. Not in one transaction (psql -1): an index of a large table is built while it is written to.\n",
         version.0,
         version.1,
         Some(super::counts(audit)).filter(|counts| !counts.is_empty()).unwrap_or_else(|| "there are none".to_owned())
@@ -29,16 +29,17 @@ pub(super) fn render(audited: &Audited, counts: Severity) -> String {
         let mut heading = group.first().and_then(|finding| finding.table.as_ref()).map(|table| {
             let mut rules: Vec<&str> = group.iter().map(|finding| finding.rule).collect();
             rules.dedup();
-            format!("\n-- {table}: {}\n", rules.join(", "))
+            format!("\n-- {}: {}\n", in_comment(&table.to_string()), rules.join(", "))
         });
         for finding in group {
             for step in finding.mend.iter().flat_map(|mend| &mend.steps) {
                 let is_run = finding.severity >= counts;
-                if !written.insert((step.sql.clone(), is_run)) {
+                // Once is enough; but what another finding only proposes may have to run.
+                if written.contains(&(step.sql.clone(), true)) || !written.insert((step.sql.clone(), is_run)) {
                     continue;
                 }
                 let heading = heading.take().unwrap_or_default();
-                let _ = write!(text, "{}", comment(&heading));
+                text.push_str(&heading);
                 write_step(&mut text, step, is_run);
             }
         }
@@ -61,26 +62,18 @@ pub(super) fn steps(audit: &Audit, counts: Severity) -> Vec<Step> {
 
 fn write_step(text: &mut String, step: &Step, is_run: bool) {
     // Writing to a String cannot fail.
-    let _ = writeln!(text, "-- {}", step.comment.replace('\n', "\n-- "));
+    let _ = writeln!(text, "-- {}", in_comment(&step.comment));
     let sql = &step.sql;
     let statement = match &step.run {
         Run::Again | Run::Alone | Run::Template => format!("{sql};"),
-        Run::Unless(condition) => {
+        Run::Unless(condition) | Run::Leftover(condition) => {
             let tag = tag(&[sql, condition]);
             format!("DO {tag}BEGIN\n    IF NOT {condition} THEN\n        {sql};\n    END IF;\nEND{tag};")
         }
     };
     match is_run && step.run != Run::Template {
         true => _ = writeln!(text, "{statement}"),
-        false => _ = writeln!(text, "-- {}", statement.replace('\n', "\n-- ")),
-    }
-}
-
-/// A line break within a name must not end a comment.
-fn comment(heading: &str) -> String {
-    match heading.trim_matches('\n') {
-        "" => String::new(),
-        line => format!("\n{}\n", line.replace('\n', " ")),
+        false => _ = writeln!(text, "-- {}", in_comment(&statement)),
     }
 }
 

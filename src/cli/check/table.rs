@@ -6,10 +6,11 @@ use ratatui::crossterm::style::Stylize as _;
 use ratatui::prelude::IntoCrossterm as _;
 use ratatui::style::Color;
 
-use crate::identity::{Audit, Finding, Run, Severity};
+use super::script;
+use crate::identity::{Audit, Finding, Severity, in_comment};
 
-/// Everything, ending with how to mend it by `command`.
-pub(super) fn render(audit: &Audit, command: &str, coloured: bool) -> String {
+/// Everything, ending with how to mend by `command` what is at least as bad as `counts`.
+pub(super) fn render(audit: &Audit, counts: Severity, command: &str, coloured: bool) -> String {
     let paint = |text: &str, color: Color| match coloured {
         true => text.with(color.into_crossterm()).to_string(),
         false => text.to_owned(),
@@ -17,25 +18,25 @@ pub(super) fn render(audit: &Audit, command: &str, coloured: bool) -> String {
     let mut text = String::new();
     for group in audit.findings.chunk_by(|a, b| a.table == b.table) {
         match group.first().and_then(|finding| finding.table.as_ref()) {
-            Some(table) => _ = writeln!(text, "{table}"),
+            Some(table) => _ = writeln!(text, "{}", in_comment(&table.to_string())),
             None => text.push_str("the database\n"),
         }
         for (finding, publications) in folded(group) {
             let severity = paint(&format!("{:<7}", finding.severity), color(finding.severity));
             let _ = write!(text, "  {severity}  {}", finding.rule);
             if !publications.is_empty() {
-                let _ = write!(text, "  ({})", publications.join(", "));
+                let _ = write!(text, "  ({})", in_comment(&publications.join(", ")));
             }
-            let _ = writeln!(text, "\n           {}", finding.message);
+            let _ = writeln!(text, "\n           {}", in_comment(&finding.message));
         }
         let mut shown = Vec::new();
         for mend in group.iter().filter_map(|finding| finding.mend.as_ref()) {
             let sql = mend.to_string();
-            for line in sql.lines().filter(|line| !line.is_empty()) {
-                if !shown.contains(&line.to_owned()) {
+            for line in sql.lines().map(in_comment).filter(|line| !line.is_empty()) {
+                if !shown.contains(&line) {
                     let heading = if shown.is_empty() { "mend" } else { "" };
-                    let _ = writeln!(text, "  {heading:<7}  {}", paint(line, Color::Cyan));
-                    shown.push(line.to_owned());
+                    let _ = writeln!(text, "  {heading:<7}  {}", paint(&line, Color::Cyan));
+                    shown.push(line);
                 }
             }
         }
@@ -46,14 +47,13 @@ pub(super) fn render(audit: &Audit, command: &str, coloured: bool) -> String {
         1 => "1 published table was looked at".to_owned(),
         tables => format!("{tables} published tables were looked at"),
     };
-    let counts = super::counts(audit);
-    if counts.is_empty() {
+    let found = super::counts(audit);
+    if found.is_empty() {
         let _ = writeln!(text, "{tables}: {}.", if audit.tables == 0 { "no findings" } else { "clean" });
         return text;
     }
-    let _ = writeln!(text, "{tables}: {counts}.");
-    let mut steps = audit.findings.iter().filter_map(|finding| finding.mend.as_ref()).flat_map(|mend| &mend.steps);
-    if steps.any(|step| step.run != Run::Template) {
+    let _ = writeln!(text, "{tables}: {found}.");
+    if !script::steps(audit, counts).is_empty() {
         let _ = writeln!(text, "See what mends it: {command} --format sql. Mend it: {command} --apply");
     }
     text

@@ -264,7 +264,7 @@ fn identity_with(view: &View<'_>, published: &Published<'_>, used: &[&str]) -> M
     if wide.iter().all(|column| column.not_null && column.generated.is_none()) {
         return mend::widen_identity(view.catalog, table, &wide, view.is_large(table));
     }
-    if view.is_for_zero(table) || !view.fits(table, None) {
+    if view.is_for_zero(table) || !view.fits(table, None) || table.columns.iter().any(|column| !column.comparable) {
         let comment =
             "Forbid nulls in the columns that WHERE uses, and run the check again; or leave them out of WHERE.";
         let nullable: Vec<String> = wide

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Found, Rule, RuleSet, Scope, View};
 use crate::ident::{Identifier, Oid};
-use crate::identity::catalog::{Catalog, Column, Publication, Relation};
+use crate::identity::catalog::{Catalog, Column, Publication, Relation, ReplicaIdentity};
 use crate::identity::finding::Severity::{Error, Info, Warning};
 use crate::identity::mend::{self, Mend};
 use crate::identity::publish::Published;
@@ -284,8 +284,21 @@ fn publication_operations(view: &View<'_>, found: &mut Found<'_>) {
              not notice, and those changes are lost to its clients",
             publication.name
         );
+        // Nothing that is written now must fail then.
+        let mut published = view.zero.iter().filter(|published| published.publication.name == publication.name);
+        let is_safe = (publication.update && publication.delete)
+            || published.all(|published| {
+                published.entry.is_none() && !matches!(published.table.replica_identity(), ReplicaIdentity::Missing(_))
+            });
         let option = "publish = 'insert, update, delete, truncate'";
-        let mend = mend::set_publication(publication, option, "zero-cache needs all of them.");
+        let mend = match is_safe {
+            true => mend::set_publication(publication, option, "zero-cache needs all of them."),
+            false => {
+                let comment = "Not before each of its tables has a replica identity that covers its WHERE and column list: \
+                               the application's UPDATE and DELETE would fail.";
+                mend::set_publication(publication, option, comment).deferred()
+            }
+        };
         found.add(None, Some(publication), message, Some(mend));
     }
 }
@@ -355,7 +368,11 @@ fn partition_root(view: &View<'_>, found: &mut Found<'_>) {
             let message = "zero-cache's clients see its partitions, each as a table of its own, and not the table";
             let option = "publish_via_partition_root = true";
             let comment = "Changes are then those of the partitioned table. zero-cache must be reset.";
+            let mut entries = publication.tables.iter();
+            let is_plain = entries.all(|entry| entry.columns.is_none() && entry.filtered_by.is_none());
             let mend = mend::set_publication(publication, option, comment);
+            // Another list and another filter count then.
+            let mend = if is_plain { mend } else { mend.deferred() };
             found.add(Some(root), Some(publication), message.to_owned(), Some(mend));
         }
     }

@@ -15,11 +15,14 @@ pub(super) fn type_aborts_sync(view: &View<'_>, found: &mut Found<'_>) {
             let (name, sql_type) = (Identifier(&column.name), &column.sql_type);
             let (because, mend) = if column.element.is_some() {
                 let sql = format!("ALTER TABLE {} ALTER COLUMN {name} TYPE {sql_type}", table.table_name());
-                let comment = "The catalog then says that it is an array; no row is written. One that is inherited is altered in the parent.";
-                (
-                    format!("{name} ({sql_type}) was made by CREATE TABLE AS, so its dimensions are not known"),
-                    Mend::one(comment, sql),
-                )
+                let comment = "The catalog then says that it is an array; no row is written.";
+                let mend = match column.element.as_deref().unwrap_or_default() {
+                    // The collation would be the type's own again, and a column that is inherited is the parent's.
+                    "text" | "varchar" | "bpchar" | "name" => Mend::template("If its collation is the default.", sql),
+                    _ if !table.parents.is_empty() => Mend::template("In the table that it inherits from.", sql),
+                    _ => Mend::one(comment, sql),
+                };
+                (format!("{name} ({sql_type}) was made by CREATE TABLE AS, LIKE or INHERITS, without dimensions"), mend)
             } else {
                 let sql = format!("ALTER TABLE {} ALTER COLUMN {name} TYPE text", table.table_name());
                 let comment = "Choose a type that zero knows, or leave the column out of the publication.";
