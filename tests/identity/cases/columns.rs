@@ -152,6 +152,17 @@ pub(super) static CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        // FULL would do for the WHERE, and not for the list.
+        name: "a filter here and a list there",
+        rule: "pg/row-filter-misses-identity",
+        versions: SINCE_15,
+        offending: "CREATE TABLE t (a int PRIMARY KEY, b int); CREATE PUBLICATION p FOR TABLE t WHERE (b IS NOT NULL);
+                    CREATE PUBLICATION q FOR TABLE t (a)",
+        then: FILTER,
+        mended: By::Hand("ALTER PUBLICATION p SET TABLE t WHERE (a > 0)"),
+        ..PLAIN
+    },
+    Case {
         name: "a filter on another key",
         rule: "pg/row-filter-misses-identity",
         versions: SINCE_15,

@@ -360,6 +360,16 @@ pub(super) static CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "a deferrable key of a partitioned table",
+        rule: "pg/deferrable-key",
+        offending: "CREATE TABLE t (a int PRIMARY KEY DEFERRABLE, b int) PARTITION BY LIST (a);
+                    CREATE TABLE t1 PARTITION OF t FOR VALUES IN (1); CREATE TABLE t2 PARTITION OF t DEFAULT;
+                    CREATE PUBLICATION p FOR TABLE t",
+        tables: &["public.t1", "public.t2"],
+        then: &[("UPDATE t1 SET b = 2", unnamed!(UPDATE "t1")), ("DELETE FROM t2", unnamed!(DELETE "t2"))],
+        ..PLAIN
+    },
+    Case {
         name: "a deferrable key cannot be chosen",
         rule: "pg/deferrable-key",
         offending: "CREATE TABLE t (a int PRIMARY KEY DEFERRABLE, b int); CREATE PUBLICATION p FOR TABLE t",
