@@ -11,7 +11,7 @@ use crate::proof::CLEAR;
 use crate::support::{Sql, postgres};
 
 /// Mixtures a version.
-const ROUNDS: u64 = 8;
+const ROUNDS: u64 = 4;
 
 /// For each table what is wrong with it, as the server's error or the rule names it.
 type Wrong = BTreeMap<String, BTreeSet<&'static str>>;
