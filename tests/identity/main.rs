@@ -2,7 +2,8 @@
 //! is left alone.
 //!
 //! [`cases`] is the table of schemas that offend a rule; each is tried on each version that has the feature.
-//! [`subscribers`] shows what only a subscriber meets, [`pglogical`] what that extension says.
+//! [`subscribers`] shows what only a subscriber meets, [`pglogical`] what that extension says. [`mixture`] and [`oracle`]
+//! compare walgate with the server where nobody has thought of the case.
 
 mod cases;
 mod check;
