@@ -130,7 +130,7 @@ pub(super) static CASES: &[Case] = &[
         name: "a list, but no key",
         rule: "pg/no-identity",
         versions: SINCE_15,
-        offending: "CREATE TABLE t (id int, b int); CREATE PUBLICATION p FOR TABLE t (id)",
+        offending: "CREATE TABLE t (id int, b int); INSERT INTO t VALUES (1, 1), (2, 1); CREATE PUBLICATION p FOR TABLE t (id)",
         then: &[("UPDATE t SET b = 2", unnamed!(UPDATE "t")), ("DELETE FROM t", unnamed!(DELETE "t"))],
         ..PLAIN
     },
