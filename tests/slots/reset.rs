@@ -199,6 +199,13 @@ fn where_it_cannot_be_told_whether_a_slot_is_new_nothing_is_dropped() {
     assert_eq!((refused.status, slots(&sql).len()), (Some(1), 1), "{refused:?}");
     assert!(refused.errors.contains("zero_0_a was about to be dropped"), "{refused:?}");
     assert!(refused.errors.contains(path.to_str().expect("it is text")), "{refused:?}");
+    // As if it had begun in 2001.
+    let (start, end) = (mark.find(":").expect("a number") + 1, mark.find(",").expect("a number"));
+    let old = format!("{}{}{}", &mark[..start], 31_536_000_000_000_u64, &mark[end..]);
+    write(&path, &old);
+    let refused = resets.run(&["zero%", "--yes", "--terminate"]);
+    assert_eq!((refused.status, slots(&sql).len()), (Some(1), 1), "{refused:?}");
+    assert!(refused.errors.contains("began at 2000-12-31") && refused.errors.contains("long ago"), "{refused:?}");
     write(&path, "{");
     let refused = resets.run(&["zero%", "--yes", "--terminate"]);
     assert_eq!((refused.status, slots(&sql).len()), (Some(1), 1), "{refused:?}");

@@ -184,6 +184,7 @@ pub(crate) fn read(server: &Server, sql: &Sql, slot: &str) -> Running {
     let mut reader = Command::new(tool("pg_recvlogical"));
     let dsn = format!("{} application_name=reader", server.dsn("postgres"));
     reader.args(["--dbname", &dsn, "--slot", slot, "--start", "--file=/dev/null", "--no-loop"]);
+    reader.args(["--status-interval=1", "--fsync-interval=1"]);
     reader
         .args(["--option=proto_version=1", "--option=publication_names=p"])
         .stdin(Stdio::null())

@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -15,12 +16,16 @@ use tempfile::NamedTempFile;
 use super::pattern::Pattern;
 use crate::lag::{SlotReport, SourcePoll};
 use crate::lsn::Lsn;
+use crate::time::PgTimestamp;
+
+/// For how long a reset goes on by itself when it is run again.
+const GOES_ON_FOR: Duration = Duration::from_secs(24 * 3600);
 
 /// A reset that has begun.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Mark {
-    /// When, by the server's clock.
-    pub(super) began: String,
+    /// When, by the server's clock, as [`PgTimestamp`] counts.
+    began: i64,
     /// How far the WAL was flushed then. A logical slot that was made later begins there or behind it
     /// (`ReplicationSlotReserveWal` in PostgreSQL's `slot.c` takes the insert position), and one that was there before it,
     /// before.
@@ -50,12 +55,17 @@ pub(super) struct Store {
 
 impl Mark {
     pub(super) fn new(look: &SourcePoll) -> Mark {
-        Mark {
-            began: look.server_time.to_string(),
-            position: look.flushed.to_string(),
-            left: Vec::new(),
-            dropped: Vec::new(),
-        }
+        Mark { began: look.server_time.0, position: look.flushed.to_string(), left: Vec::new(), dropped: Vec::new() }
+    }
+
+    /// When it began, by the server's clock.
+    pub(super) fn began(&self) -> PgTimestamp {
+        PgTimestamp(self.began)
+    }
+
+    /// Whether it began so long ago that another reset may be meant.
+    pub(super) fn is_old(&self, now: PgTimestamp) -> bool {
+        now.since(self.began()) > GOES_ON_FOR
     }
 
     /// Notes slots that are about to be dropped.
@@ -197,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_new_if_it_was_made_since_and_unclear_if_it_may_be_the_one_that_was_to_be_dropped() {
-        let mut mark = Mark { began: String::new(), position: "0/64".into(), left: Vec::new(), dropped: Vec::new() };
+        let mut mark = Mark { began: 0, position: "0/64".into(), left: Vec::new(), dropped: Vec::new() };
         mark.intend(&[slot("zero_0_a", Some(90)), slot("zero_0_b", None), slot("zero_0_c", Some(50))]);
         mark.dropped("zero_0_a");
         assert_eq!(mark.slots().collect::<Vec<_>>(), ["zero_0_b", "zero_0_c", "zero_0_a"]);

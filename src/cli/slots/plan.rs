@@ -1,7 +1,7 @@
 //! What is to be dropped: shown, agreed to, and carried out, slot by slot. It is about the slots that were shown, and a slot
 //! of the same name that has taken the place of one is left alone.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -75,7 +75,8 @@ impl Plan<'_> {
     /// Shows it.
     pub(super) fn show(&self, pattern: &Pattern, now: PgTimestamp) -> io::Result<()> {
         let mut output = io::stderr().lock();
-        write!(output, "{}", table(&self.slots, now, is_coloured()))?;
+        let coloured = is_coloured() && output.is_terminal();
+        write!(output, "{}", table(&self.slots, now, coloured))?;
         if let Some(remark) = loosely(pattern, &self.slots) {
             writeln!(output, "{remark}")?;
         }

@@ -50,19 +50,24 @@ pub(super) async fn run(args: &Args, connector: &Connector) -> Result<bool, Slot
     if let Some(mark) = &known {
         eprintln!(
             "walgate: going on with the reset that began at {} ({} holds where it stands; without it another begins)",
-            mark.began,
+            mark.began(),
             store.path().display()
         );
         for slot in slots.iter().filter(|slot| standing(slot) == Standing::New) {
             eprintln!("walgate: {} was made since, and stays", slot.slot);
         }
     }
-    if let Some(slot) = slots.iter().find(|slot| standing(slot) == Standing::Unclear) {
+    let file = store.path().display();
+    let is_old = known.as_ref().is_some_and(|mark| mark.is_old(look.server_time));
+    let doubtful = slots.iter().find_map(|report| match standing(report) {
+        Standing::Unclear => Some((&report.slot, "was about to be dropped then, and has been read or made anew since")),
+        Standing::New if is_old => Some((&report.slot, "was made since, and that is long ago")),
+        _ => None,
+    });
+    if let Some((slot, why)) = doubtful {
         eprintln!(
-            "walgate: {slot} was about to be dropped when the reset was stopped, and has been read or made anew since: if it is \
-             new, remove {file} and nothing is left to do; if not, remove {file} and run this again",
-            slot = slot.slot,
-            file = store.path().display()
+            "walgate: nothing was dropped: {slot} {why}. If it is as it should be, nothing is left to do; to reset it, remove \
+             {file} and run this again"
         );
         return Ok(false);
     }
