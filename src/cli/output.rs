@@ -12,6 +12,16 @@ pub(super) fn print(text: &str) -> io::Result<bool> {
     }
 }
 
+/// Asks on standard error; says whether the answer was yes. None is a no.
+pub(super) fn ask(question: &str) -> io::Result<bool> {
+    let mut output = io::stderr().lock();
+    write!(output, "{question} [y/N] ")?;
+    output.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
+}
+
 /// Colours are for a terminal that has them, unless they are not wanted (no-color.org).
 pub(super) fn is_coloured() -> bool {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());

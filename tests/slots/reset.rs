@@ -87,7 +87,7 @@ fn what_would_break_it_again_or_is_not_to_be_reset_keeps_everything_as_it_is() {
     let refused = resets.run(&["zero%", "--for", "zero", "--yes"]);
     assert_eq!((refused.status, slots(&sql).len()), (Some(1), 1), "{refused:?}");
     assert!(refused.errors.contains("public.alembic_version: "), "{refused:?}");
-    assert!(refused.errors.contains("walgate check --for zero shows how"), "{refused:?}");
+    assert!(refused.errors.contains("walgate check --for zero shows how ("), "{refused:?}");
     sql.run("ALTER TABLE alembic_version ADD PRIMARY KEY (version_num)");
 
     sql.run("SELECT pg_create_physical_replication_slot('zero_standby')");

@@ -8,6 +8,7 @@ use tokio_postgres::error::SqlState;
 
 use super::CheckError;
 use super::script::LOCK_TIMEOUT;
+use crate::cli::output::ask;
 use crate::identity::{Run, Step, in_comment};
 use crate::source::catalog;
 use crate::source::sql::SqlSession;
@@ -15,19 +16,19 @@ use crate::source::sql::SqlSession;
 /// How often a statement is tried that others keep waiting, and the pause between.
 const ATTEMPTS: (usize, Duration) = (3, Duration::from_secs(2));
 
-/// Shows what is to be run, and asks. No answer is a no.
+/// Shows what is to be run, and asks.
 pub(super) fn is_wanted(steps: &[Step]) -> io::Result<bool> {
-    let mut output = io::stderr().lock();
     for step in steps {
-        writeln!(output, "-- {}\n{};", in_comment(&step.comment), in_comment(&step.sql))?;
+        eprintln!(
+            "-- {}
+{};",
+            in_comment(&step.comment),
+            in_comment(&step.sql)
+        );
     }
-    write!(output, "Run this on the database? [y/N] ")?;
-    output.flush()?;
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer)?;
-    let is_wanted = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+    let is_wanted = ask("Run this on the database?")?;
     if !is_wanted {
-        writeln!(output, "Not run.")?;
+        eprintln!("Not run.");
     }
     Ok(is_wanted)
 }

@@ -10,7 +10,7 @@ use super::SlotsError;
 use super::list::{loosely, reader, table};
 use super::pattern::Pattern;
 use crate::cli::lag::figures::size;
-use crate::cli::output::{is_coloured, print};
+use crate::cli::output::{ask, is_coloured, print};
 use crate::ident::Identifier;
 use crate::lag::{SlotReport, SlotRow};
 use crate::source::ServerError;
@@ -92,19 +92,14 @@ impl Plan<'_> {
         }
     }
 
-    /// Asks whether to go on, unless that was agreed to. No answer is a no.
+    /// Asks whether to go on, unless that was agreed to.
     pub(super) fn is_agreed(&self) -> io::Result<bool> {
         if self.agreement.yes {
             return Ok(true);
         }
-        let mut output = io::stderr().lock();
-        write!(output, "What their consumers have not taken is lost to them. Go on? [y/N] ")?;
-        output.flush()?;
-        let mut answer = String::new();
-        io::stdin().read_line(&mut answer)?;
-        let is_agreed = matches!(answer.trim().to_lowercase().as_str(), "y" | "yes");
+        let is_agreed = ask("What their consumers have not taken is lost to them. Go on?")?;
         if !is_agreed {
-            writeln!(output, "Nothing was dropped. --yes goes on without asking.")?;
+            eprintln!("Nothing was dropped. --yes goes on without asking.");
         }
         Ok(is_agreed)
     }

@@ -152,7 +152,7 @@ async fn is_sound(args: &Args, connector: &Connector) -> Result<bool, SlotsError
     }
     if !is_sound {
         let sets: String = args.rule_sets.iter().map(|set| format!(" --for {}", set.as_str())).collect();
-        eprintln!("walgate: mend that first: walgate check{sets} shows how");
+        eprintln!("walgate: mend that first: walgate check{sets} shows how (--publication limits what counts)");
     }
     Ok(is_sound)
 }
