@@ -261,7 +261,7 @@ fn whenever_it_is_killed_the_slot_is_made_anew_no_more_than_once() {
         let resets = Resets::of(&server);
         let file = directory.path().join(round.to_string());
         write(&file, "");
-        let consumer = supervised(&server, &file);
+        let mut consumer = supervised(&server, &file);
         let count = || fs::read_to_string(&file).unwrap_or_default().lines().count();
         eventually("the slot to be made", || if count() == 1 { Ok(()) } else { Err(count()) });
         sql.until("SELECT active FROM pg_replication_slots", "t");
@@ -279,9 +279,12 @@ fn whenever_it_is_killed_the_slot_is_made_anew_no_more_than_once() {
         assert!(count() <= 2, "round {round}: {ended:?}");
         let is_unclear = ended.status != Some(0);
         assert_eq!(resets.mark().is_some(), is_unclear, "round {round}: {ended:?}");
-        fs::remove_file(&file).expect("it is there");
-        drop(consumer);
-        sql.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");
+        eventually("the consumer to end", || {
+            // It is there again if a slot was made just now.
+            let _ = fs::remove_file(&file);
+            sql.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");
+            consumer.0.try_wait().map_err(drop).and_then(|ended| ended.ok_or(()))
+        });
         sql.until("SELECT count(*) FROM pg_replication_slots WHERE active", "0");
         sql.run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots");
     }
