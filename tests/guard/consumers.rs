@@ -85,7 +85,7 @@ fn zero_cache_ends_at_its_first_start_and_says_why() {
     source.run("CREATE TABLE issue (id text PRIMARY KEY); CREATE TABLE log (v text)");
     let walgate = Walgate::run(&server.dsn("postgres"), &["--guard", "block", "--for", "zero"]);
     let url = format!("postgresql://postgres:unused@127.0.0.1:{}/postgres", walgate.port());
-    let app = App { name: "zero", publications: &[] };
+    let app = App { name: "zero", publications: &[], follows: true };
     let log = ZeroCache::try_start(&url, app).err().unwrap();
     let line = log.lines().find(|line| line.contains("exiting with error") && line.contains("WG001"));
     let line = line.unwrap_or_else(|| panic!("{}", last_lines(&log)));

@@ -44,6 +44,8 @@ pub(crate) struct App<'a> {
     pub(crate) name: &'a str,
     /// The publications that it is to replicate; without any it makes one of the schema `public`.
     pub(crate) publications: &'a [&'a str],
+    /// Whether it follows changes and serves clients, and does more than its initial sync: half of its work is that.
+    pub(crate) follows: bool,
 }
 
 impl ZeroCache {
@@ -51,7 +53,7 @@ impl ZeroCache {
     /// it has done its initial sync and serves. Before that, an upstream that goes away makes it exit.
     #[track_caller]
     pub(crate) fn start(upstream: &str, state: &str) -> ZeroCache {
-        let app = App { name: "zero", publications: &[] };
+        let app = App { name: "zero", publications: &[], follows: true };
         ZeroCache::launch(upstream, state, app).unwrap_or_else(|log| panic!("zero-cache ended: {}", last_lines(&log)))
     }
 
@@ -74,7 +76,7 @@ impl ZeroCache {
         command.current_dir(directory.path()).stdin(Stdio::piped());
         command.env("ZERO_UPSTREAM_DB", upstream).env("ZERO_CVR_DB", state).env("ZERO_CHANGE_DB", state);
         command.env("ZERO_REPLICA_FILE", directory.path().join("replica.db")).env("ZERO_PORT", port.to_string());
-        command.env("ZERO_NUM_SYNC_WORKERS", "1").env("ZERO_ADMIN_PASSWORD", "x");
+        command.env("ZERO_NUM_SYNC_WORKERS", if app.follows { "1" } else { "0" }).env("ZERO_ADMIN_PASSWORD", "x");
         command.env("ZERO_ENABLE_TELEMETRY", "false").env("DO_NOT_TRACK", "1");
         command.env("ZERO_CHANGE_STREAMER_STARTUP_DELAY_MS", "1").env("ZERO_APP_ID", app.name);
         if !app.publications.is_empty() {

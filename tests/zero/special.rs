@@ -6,10 +6,14 @@ use crate::check;
 use crate::support::zero::{App, ZeroCache};
 use crate::support::{Sql, eventually, last_lines, postgres};
 
+/// The rules that are proven here.
+pub(crate) const RULES: [&str; 4] =
+    ["zero/wal-level", "zero/server-version", "zero/no-event-triggers", "zero/row-filter"];
+
 /// A zero-cache that makes its own publication.
-const APP: App<'_> = App { name: "zero", publications: &[] };
+const APP: App<'_> = App { name: "zero", publications: &[], follows: true };
 /// One that is told what to replicate.
-const MINE: App<'_> = App { name: "zero", publications: &["mine"] };
+const MINE: App<'_> = App { name: "zero", publications: &["mine"], follows: true };
 
 #[test]
 fn a_server_without_logical_decoding_is_named() {

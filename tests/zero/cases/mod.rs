@@ -33,6 +33,8 @@ pub(crate) enum Met {
     AtStart(&'static str),
     /// It serves, and ends when the statements have run, with this in its log.
     Later(&'static str),
+    /// It goes on, but nothing that is done after its initial sync arrives, with this in its log.
+    Silent(&'static str),
     /// A client whose schema has this table with these columns, the first of them the key, is refused with this.
     Refused { table: &'static str, columns: &'static [(&'static str, &'static str)], with: &'static str },
     /// It says nothing, but its replica answers the first query otherwise than the server the second.

@@ -172,4 +172,14 @@ pub(crate) static START: &[Case] = &[
         mended: By::Hand("ALTER TABLE t ALTER COLUMN n TYPE text"),
         ..PLAIN
     },
+    Case {
+        // What CREATE UNIQUE INDEX CONCURRENTLY leaves behind where it fails.
+        rule: "zero/invalid-unique",
+        offending:
+            "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 1), (2, 1); CREATE INDEX i ON t (a);
+                    UPDATE pg_index SET indisunique = true, indisvalid = false WHERE indexrelid = 'i'::regclass",
+        met: Met::AtStart("UNIQUE constraint failed: t.a"),
+        mended: By::Hand("DROP INDEX i"),
+        ..PLAIN
+    },
 ];

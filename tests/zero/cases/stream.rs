@@ -26,6 +26,7 @@ pub(crate) static STREAM: &[Case] = &[
                     ALTER TABLE t1 ADD PRIMARY KEY (id); INSERT INTO t VALUES (1, 1), (2, 1)",
         then: "UPDATE t SET v = 2",
         met: Met::Later(r#"Cannot replicate table \"t\" without a PRIMARY KEY or UNIQUE INDEX"#),
+        mended: By::Hand("ALTER TABLE t ADD PRIMARY KEY (id)"),
         ..PLAIN
     },
     Case {
@@ -71,6 +72,39 @@ pub(crate) static STREAM: &[Case] = &[
                     INSERT INTO t VALUES (1); INSERT INTO child VALUES (2)",
         met: Met::Wrong { replica: "SELECT count(*) AS answer FROM t", server: "SELECT count(*) FROM ONLY t" },
         mended: By::Hand("ALTER TABLE child NO INHERIT t"),
+        ..PLAIN
+    },
+    Case {
+        rule: "zero/numeric-unique",
+        offending: "CREATE TABLE t (id int PRIMARY KEY, at time UNIQUE); INSERT INTO t VALUES (1, '12:00:00.000001')",
+        then: "INSERT INTO t VALUES (2, '12:00:00.000002')",
+        met: Met::Wrong { replica: "SELECT count(*) AS answer FROM t", server: "SELECT count(*) FROM t" },
+        mended: By::Hand("ALTER TABLE t ALTER COLUMN at TYPE text"),
+        ..PLAIN
+    },
+    Case {
+        rule: "zero/array-elements",
+        offending: "CREATE TABLE t (id int PRIMARY KEY, seen inet[]); INSERT INTO t VALUES (1, '{10.0.0.1}')",
+        met: Met::Wrong { replica: "SELECT seen ->> 0 AS answer FROM t", server: "SELECT host(seen[1]::inet) FROM t" },
+        mended: By::Hand("ALTER TABLE t ALTER COLUMN seen TYPE text[] USING ARRAY[host(seen[1])]"),
+        ..PLAIN
+    },
+    Case {
+        rule: "zero/row-filters-differ",
+        offending: "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2), (3);
+                    CREATE PUBLICATION mine FOR TABLE t WHERE (id > 2); CREATE PUBLICATION all_of_it FOR TABLE t",
+        publications: &["mine", "all_of_it"],
+        met: Met::Wrong { replica: "SELECT count(*) AS answer FROM t", server: "SELECT count(*) FROM t" },
+        mended: By::Hand("ALTER PUBLICATION all_of_it DROP TABLE t; ALTER PUBLICATION mine SET TABLE t, arrived"),
+        ..PLAIN
+    },
+    Case {
+        rule: "zero/publication-name",
+        offending: r#"CREATE TABLE t (id int PRIMARY KEY); CREATE PUBLICATION "Mine" FOR TABLE t"#,
+        table: "",
+        publications: &["Mine"],
+        met: Met::Silent(r#"skipped loading publication \"mine\""#),
+        mended: By::Naming(r#"ALTER PUBLICATION "Mine" RENAME TO mine"#, &["mine"]),
         ..PLAIN
     },
 ];
