@@ -35,6 +35,7 @@ pub(crate) struct ZeroCache {
     child: Child,
     directory: tempfile::TempDir,
     port: u16,
+    environment: Vec<(&'static str, String)>,
 }
 
 /// What one zero-cache is told.
@@ -64,33 +65,49 @@ impl ZeroCache {
         ZeroCache::launch(upstream, upstream, app)
     }
 
+    /// Starts it again, once it has ended, with what it has left behind; returns its log if it ends before it serves.
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) -> Result<(), String> {
+        assert!(self.has_ended(), "it runs: {}", last_lines(&self.log()));
+        self.child = run(&self.environment, self.directory.path());
+        self.serves()
+    }
+
     #[track_caller]
     fn launch(upstream: &str, state: &str, app: App<'_>) -> Result<ZeroCache, String> {
-        let installed = installed();
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
-        let log = File::create(directory.path().join("log")).expect("the log can be made");
         let port = three_ports();
-        let mut command = Command::new("sh");
-        command.args(["-c", GUARD, "zero-cache"]).arg(node(&installed));
-        command.arg(installed.join("node_modules/@rocicorp/zero/out/zero/src/cli.js"));
-        command.current_dir(directory.path()).stdin(Stdio::piped());
-        command.env("ZERO_UPSTREAM_DB", upstream).env("ZERO_CVR_DB", state).env("ZERO_CHANGE_DB", state);
-        command.env("ZERO_REPLICA_FILE", directory.path().join("replica.db")).env("ZERO_PORT", port.to_string());
-        command.env("ZERO_NUM_SYNC_WORKERS", if app.follows { "1" } else { "0" }).env("ZERO_ADMIN_PASSWORD", "x");
-        command.env("ZERO_ENABLE_TELEMETRY", "false").env("DO_NOT_TRACK", "1");
-        command.env("ZERO_CHANGE_STREAMER_STARTUP_DELAY_MS", "1").env("ZERO_APP_ID", app.name);
+        let mut environment: Vec<(&'static str, String)> = [
+            ("ZERO_UPSTREAM_DB", upstream),
+            ("ZERO_CVR_DB", state),
+            ("ZERO_CHANGE_DB", state),
+            ("ZERO_APP_ID", app.name),
+            ("ZERO_NUM_SYNC_WORKERS", if app.follows { "1" } else { "0" }),
+            ("ZERO_ADMIN_PASSWORD", "x"),
+            ("ZERO_ENABLE_TELEMETRY", "false"),
+            ("DO_NOT_TRACK", "1"),
+            ("ZERO_CHANGE_STREAMER_STARTUP_DELAY_MS", "1"),
+        ]
+        .map(|(name, value)| (name, value.to_owned()))
+        .into();
+        environment.push(("ZERO_PORT", port.to_string()));
         if !app.publications.is_empty() {
-            command.env("ZERO_APP_PUBLICATIONS", app.publications.join(","));
+            environment.push(("ZERO_APP_PUBLICATIONS", app.publications.join(",")));
         }
-        command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
-        let child = command.process_group(0).spawn().expect("zero-cache starts");
-        let mut zero = ZeroCache { child, directory, port };
-        let serves = eventually("zero-cache to serve", || match TcpStream::connect(("127.0.0.1", port)) {
+        let child = run(&environment, directory.path());
+        let mut zero = ZeroCache { child, directory, port, environment };
+        zero.serves().map(|()| zero)
+    }
+
+    /// Waits until it serves, or has ended; its log is what it wrote until then.
+    #[track_caller]
+    fn serves(&mut self) -> Result<(), String> {
+        let serves = eventually("zero-cache to serve", || match TcpStream::connect(("127.0.0.1", self.port)) {
             Ok(_) => Ok(true),
-            Err(_) if zero.has_ended() => Ok(false),
-            Err(_) => Err(last_lines(&zero.log())),
+            Err(_) if self.has_ended() => Ok(false),
+            Err(_) => Err(last_lines(&self.log())),
         });
-        if serves { Ok(zero) } else { Err(zero.log()) }
+        if serves { Ok(()) } else { Err(self.log()) }
     }
 
     /// Whether it has ended by itself.
@@ -175,6 +192,20 @@ impl Drop for ZeroCache {
             eprintln!("--- zero-cache's log ends with:\n{}", last_lines(&self.log()));
         }
     }
+}
+
+/// Runs the program in a directory of its own, which has its log and its replica.
+#[track_caller]
+fn run(environment: &[(&'static str, String)], directory: &Path) -> Child {
+    let installed = installed();
+    let log = File::create(directory.join("log")).expect("the log can be made");
+    let mut command = Command::new("sh");
+    command.args(["-c", GUARD, "zero-cache"]).arg(node(&installed));
+    command.arg(installed.join("node_modules/@rocicorp/zero/out/zero/src/cli.js"));
+    command.current_dir(directory).stdin(Stdio::piped());
+    command.env("ZERO_REPLICA_FILE", directory.join("replica.db")).envs(environment.iter().cloned());
+    command.stdout(log.try_clone().expect("the log can be shared")).stderr(log);
+    command.process_group(0).spawn().expect("zero-cache starts")
 }
 
 /// Where zero-cache is installed: in the cache, where the first who asks puts it.

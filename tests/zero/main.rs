@@ -1,8 +1,9 @@
 //! The rules of zero-cache against a real one: what a rule says comes true, what mends it makes it go.
 //!
 //! [`cases`] is the table of schemas that offend a rule; each is tried on a database and a zero-cache of its own, and once
-//! more mended.
+//! more mended. [`special`] are those that need more than a schema, [`alembic`] is a whole story.
 
+mod alembic;
 mod cases;
 #[path = "../identity/check.rs"]
 mod check;
