@@ -79,6 +79,22 @@ fn connector(dsn: Option<&str>) -> Result<Connector, DsnError> {
     Ok(Connector::new(dsn)?)
 }
 
+/// Does this with the database of a connection string, on one thread. `failed` is the status where nothing can be begun.
+fn on<T>(dsn: Option<&str>, failed: ExitCode, work: impl AsyncFnOnce(Connector) -> T) -> Result<T, ExitCode> {
+    let connector = connector(dsn).map_err(|error| {
+        eprintln!("walgate: {error}");
+        ExitCode::from(BAD_CONFIG)
+    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        eprintln!("walgate: cannot start: {error}");
+        failed
+    })?;
+    let done = runtime.block_on(work(connector));
+    // A name server that does not answer is not waited for.
+    runtime.shutdown_background();
+    Ok(done)
+}
+
 /// Runs the command that `arguments` (the program's name first) ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments: Vec<OsString> = arguments.into_iter().collect();

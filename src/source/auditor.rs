@@ -61,7 +61,8 @@ pub(super) async fn audit(source: &Arc<Source>, stop: &CancellationToken) {
     stop.run_until_cancelled(async {
         let (mut standing, mut values) = (Standing::default(), Values::default());
         loop {
-            let error = watch(source, &mut standing, &mut values).await;
+            let mut attempt = None;
+            let error = watch(source, &mut standing, &mut values, &mut attempt).await;
             let news = source.audit_failed(error.to_string());
             // Of a server that cannot be reached the poller tells.
             if news && source.health() == Health::Reached {
@@ -69,14 +70,21 @@ pub(super) async fn audit(source: &Arc<Source>, stop: &CancellationToken) {
                 counter!("walgate_errors_total", "source" => source.to_owned(), "kind" => kind).increment(1);
                 tracing::warn!(source, %error, "the catalog cannot be audited; trying again");
             }
-            sleep(INTERVAL).await;
+            // An attempt that failed has cost the server as much.
+            let cost = attempt.map_or(Duration::ZERO, |begun: Instant| begun.elapsed());
+            sleep(INTERVAL.max(cost * SHARE)).await;
         }
     })
     .await;
 }
 
 /// Audits through one session until it fails.
-async fn watch(source: &Source, standing: &mut Standing, values: &mut Values) -> ConnectError {
+async fn watch(
+    source: &Source,
+    standing: &mut Standing,
+    values: &mut Values,
+    attempt: &mut Option<Instant>,
+) -> ConnectError {
     let session = match source.connector().sql().await {
         Ok(session) => session,
         Err(error) => return error,
@@ -85,11 +93,13 @@ async fn watch(source: &Source, standing: &mut Standing, values: &mut Values) ->
     loop {
         source.audit_wanted().now_or_never();
         let (begun, observed_at, scope) = (Instant::now(), PgTimestamp::now(), source.scope());
+        *attempt = Some(begun);
         let (audited, took) = match timeout(DEADLINE, look(&session, &scope, values)).await {
             Ok(Ok(looked)) => looked,
             Ok(Err(error)) => return error,
             Err(_) => return Failure::Timeout(DEADLINE).into(),
         };
+        *attempt = None;
         let rest = took * SHARE;
         let wait = pause.max(rest);
         // Until the next one, should it take as long, and a while.

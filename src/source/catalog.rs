@@ -1,16 +1,19 @@
-//! Reads the catalog of a database into the model of [`identity`](crate::identity), and looks at the values of tables that
+//! Reads the catalog of a database into the model of [`identity`], and looks at the values of tables that
 //! need a key.
 //!
 //! The catalog comes as the answer to one statement, so all of it is of one snapshot, whatever DDL runs meanwhile. Nothing in
 //! it opens a table: expressions are looked at as trees, for printing them (`pg_get_expr`) would wait for whoever locks
 //! their table. Each row is an object in JSON with the names of the model: what a version of the server lacks is null there.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
 
 use serde::Deserialize;
 use tokio::task::yield_now;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Row, SimpleQueryMessage};
+use tokio_postgres::{Row, SimpleQueryMessage, SimpleQueryRow};
 
 use super::error::{ConnectError, Failure};
 use super::look::OLDEST;
@@ -178,6 +181,11 @@ pub struct Budget {
 /// Rows of the catalog that are taken at a time: streams are relayed on the same thread.
 const YIELD: usize = 64;
 
+impl Budget {
+    /// Where somebody waits for one answer. Whoever wants to alter a table waits behind a look at it, and others behind him.
+    pub const ONCE: Budget = Budget { table: Duration::from_secs(3), total: Duration::from_secs(60) };
+}
+
 /// How often a catalog is read again that changed under the statement.
 const ATTEMPTS: usize = 3;
 
@@ -226,35 +234,69 @@ pub async fn read(session: &SqlSession) -> Result<Catalog, ConnectError> {
     let part = usize::from(session.server_major().is_some_and(|major| major < 15));
     let [schemas, filters] = [SCHEMAS, FILTERS].map(|versions| versions.get(part).copied().unwrap_or_default());
     let sql = CATALOG.replace("{schemas}", schemas).replace("{filters}", filters);
-    let mut catalog = Catalog::default();
-    for statement in [&*sql, REPLICATION_SETS] {
-        if statement == REPLICATION_SETS && !catalog.server.pglogical {
-            continue;
+    let mut catalog = match receive(session, &sql).await {
+        Ok(catalog) => catalog,
+        Err(Refused::Denied(message)) => {
+            let mut unknown = Catalog::default();
+            unknown.denied = Some(message);
+            return Ok(unknown);
         }
-        let mut attempt = 1;
-        let rows = loop {
-            match session.simple_query(statement).await {
-                Ok(rows) => break rows,
-                Err(error) if is_denied(&error) => {
-                    let message = error.as_db_error().map(|error| error.message().to_owned());
-                    match statement {
-                        REPLICATION_SETS => catalog.sets_denied = message,
-                        _ => catalog.denied = message,
-                    }
-                    break Vec::new();
-                }
-                // A function came upon what was dropped meanwhile.
-                Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) && attempt < ATTEMPTS => attempt += 1,
-                Err(error) => return Err(failed(&error)),
-            }
-        };
-        for rows in rows.chunks(YIELD) {
-            take(&mut catalog, rows)?;
-            yield_now().await;
+        Err(Refused::Failed(error)) => return Err(error),
+    };
+    if catalog.server.pglogical {
+        match receive(session, REPLICATION_SETS).await {
+            Ok(sets) => catalog.replication_sets = sets.replication_sets,
+            Err(Refused::Denied(message)) => catalog.sets_denied = Some(message),
+            Err(Refused::Failed(error)) => return Err(error),
         }
     }
     catalog.publications.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(catalog)
+}
+
+/// Why there is no answer.
+enum Refused {
+    /// The role may not see it, in the server's words.
+    Denied(String),
+    /// Anything else.
+    Failed(ConnectError),
+}
+
+impl From<tokio_postgres::Error> for Refused {
+    fn from(error: tokio_postgres::Error) -> Refused {
+        match error.as_db_error() {
+            Some(server) if is_denied(&error) => Refused::Denied(server.message().to_owned()),
+            _ => Refused::Failed(failed(&error)),
+        }
+    }
+}
+
+/// Takes what a statement answers, row by row: a large catalog is not held twice.
+async fn receive(session: &SqlSession, statement: &str) -> Result<Catalog, Refused> {
+    let mut attempt = 1;
+    'again: loop {
+        let mut catalog = Catalog::default();
+        // Not prepared: a round trip less, and text is what is wanted.
+        let mut rows = pin!(session.simple_query_raw(statement).await?);
+        let mut taken = 0;
+        while let Some(message) = rows.next().await {
+            match message {
+                Ok(SimpleQueryMessage::Row(row)) => take(&mut catalog, &row).map_err(Refused::Failed)?,
+                Ok(_) => {}
+                // A function came upon what was dropped meanwhile.
+                Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) && attempt < ATTEMPTS => {
+                    attempt += 1;
+                    continue 'again;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            taken += 1;
+            if taken % YIELD == 0 {
+                yield_now().await;
+            }
+        }
+        return Ok(catalog);
+    }
 }
 
 fn is_denied(error: &tokio_postgres::Error) -> bool {
@@ -309,26 +351,18 @@ fn seen(row: &Row, question: &Question) -> Result<Evidence, tokio_postgres::Erro
     Ok(Evidence::Seen { rows: rows.unsigned_abs(), bytes: bytes.unsigned_abs(), keys })
 }
 
-fn take(catalog: &mut Catalog, rows: &[SimpleQueryMessage]) -> Result<(), ConnectError> {
-    for message in rows {
-        let SimpleQueryMessage::Row(row) = message else { continue };
-        let (Some(kind), Some(body)) = (row.get(0), row.get(1)) else { continue };
-        let problem = |error: serde_json::Error| {
-            ConnectError::from(Failure::Protocol { during: "reading the catalog", problem: format!("{kind}: {error}") })
-        };
-        match kind {
-            "server" => catalog.server = serde_json::from_str::<Server>(body).map_err(problem)?,
-            "relation" => catalog.insert(serde_json::from_str::<Relation>(body).map_err(problem)?),
-            "publication" => {
-                catalog.publications.push(serde_json::from_str::<Publication>(body).map_err(problem)?);
-            }
-            "zero" => catalog.zero_shards.push(serde_json::from_str::<ZeroShard>(body).map_err(problem)?),
-            "set" => catalog.replication_sets.push(serde_json::from_str::<ReplicationSet>(body).map_err(problem)?),
-            _ => {
-                let streaming: Streaming = serde_json::from_str(body).map_err(problem)?;
-                catalog.consumers.push(consumer(streaming));
-            }
-        }
+fn take(catalog: &mut Catalog, row: &SimpleQueryRow) -> Result<(), ConnectError> {
+    let (Some(kind), Some(body)) = (row.get(0), row.get(1)) else { return Ok(()) };
+    let problem = |error: serde_json::Error| {
+        ConnectError::from(Failure::Protocol { during: "reading the catalog", problem: format!("{kind}: {error}") })
+    };
+    match kind {
+        "server" => catalog.server = serde_json::from_str::<Server>(body).map_err(problem)?,
+        "relation" => catalog.insert(serde_json::from_str::<Relation>(body).map_err(problem)?),
+        "publication" => catalog.publications.push(serde_json::from_str::<Publication>(body).map_err(problem)?),
+        "zero" => catalog.zero_shards.push(serde_json::from_str::<ZeroShard>(body).map_err(problem)?),
+        "set" => catalog.replication_sets.push(serde_json::from_str::<ReplicationSet>(body).map_err(problem)?),
+        _ => catalog.consumers.push(consumer(serde_json::from_str(body).map_err(problem)?)),
     }
     Ok(())
 }

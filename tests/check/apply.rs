@@ -1,6 +1,6 @@
 //! `--apply`, and the script that it runs.
 
-use crate::scene::{answered, check, findings, psql};
+use crate::support::check::{self, answered, findings};
 use crate::support::{Sql, postgres};
 
 /// Tables and columns whose names are as bad as names can be.
@@ -32,7 +32,7 @@ fn what_was_found_is_mended_whatever_the_names_are() {
         sql.run("UPDATE \"größe\".\"two\nlines\" SET \"select\" = 'x'");
         sql.run(r#"UPDATE "s.1 'x"."uni'que" SET x = 2; DELETE FROM "größe"."un\named"; DELETE FROM "größe"."ÄÖ$walgate$; --""#);
         // Nothing is left, so nobody is asked.
-        let again = check(&[&dsn, "--apply"]);
+        let again = check::told(&[&dsn, "--apply"]);
         assert_eq!((again.status, again.output.contains("-- done in")), (Some(0), false), "on {major}: {again:?}");
     }
 }
@@ -42,11 +42,11 @@ fn the_script_does_the_same_and_can_be_run_twice() {
     let server = postgres(16).start().unwrap();
     let dsn = server.dsn("postgres");
     Sql::connect(&dsn).run(NAMES);
-    let script = check(&[&dsn, "--format", "sql"]);
+    let script = check::told(&[&dsn, "--format", "sql"]);
     assert_eq!(script.status, Some(1));
-    psql(&dsn, &script.output);
-    psql(&dsn, &script.output);
-    assert_eq!(check(&[&dsn]).status, Some(0));
+    check::run(&dsn, &script.output);
+    check::run(&dsn, &script.output);
+    assert_eq!(check::told(&[&dsn]).status, Some(0));
     let keys = "SELECT count(*) FROM pg_constraint WHERE contype = 'p' AND conrelid > 16384";
     assert_eq!(Sql::connect(&dsn).value(keys), "3", "the tables whose first column is called or filled so");
 }
@@ -64,7 +64,7 @@ fn without_a_yes_nothing_is_changed() {
         assert!(told.errors.ends_with("Not run.\n"), "{told:?}");
         assert_eq!(sql.value("SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass"), "0");
     }
-    assert_eq!(check(&[&dsn, "--apply", "--yes"]).status, Some(0));
+    assert_eq!(check::told(&[&dsn, "--apply", "--yes"]).status, Some(0));
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn it_stops_at_the_first_failure_and_says_what_to_do() {
          CREATE TABLE a (id int NOT NULL); ALTER TABLE a OWNER TO helper; CREATE TABLE b (id int NOT NULL); GRANT SELECT ON b TO helper;
          CREATE TABLE c (id int NOT NULL); ALTER TABLE c OWNER TO helper; CREATE PUBLICATION p FOR ALL TABLES",
     );
-    let told = check(&[&format!("{dsn} user=helper"), "--apply", "--yes"]);
+    let told = check::told(&[&format!("{dsn} user=helper"), "--apply", "--yes"]);
     assert_eq!(told.status, Some(1), "{told:?}");
     assert!(told.errors.contains("must be owner of table b") && told.errors.contains("as the owner"), "{told:?}");
     let keyed =
@@ -93,11 +93,11 @@ fn a_lock_that_is_held_for_long_keeps_nobody_waiting() {
     sql.run("CREATE TABLE t (id int NOT NULL); CREATE PUBLICATION p FOR TABLE t");
     let holder = Sql::connect(&dsn);
     holder.run("BEGIN; SELECT * FROM t");
-    let told = check(&[&dsn, "--apply", "--yes"]);
+    let told = check::told(&[&dsn, "--apply", "--yes"]);
     assert_eq!(told.status, Some(1), "{told:?}");
     assert!(told.errors.contains("holds a lock") && told.errors.contains("run it again"), "{told:?}");
     holder.run("COMMIT");
-    assert_eq!(check(&[&dsn, "--apply", "--yes"]).status, Some(0));
+    assert_eq!(check::told(&[&dsn, "--apply", "--yes"]).status, Some(0));
 }
 
 /// Of which an ordinary index would keep writers out for long; and what a first attempt has left behind.
@@ -118,7 +118,7 @@ fn the_index_of_a_large_table_is_built_while_it_is_written_to() {
         "DELETE FROM big WHERE ctid = (SELECT max(ctid) FROM big WHERE id = 1); CREATE PUBLICATION p FOR TABLE big",
     );
     assert_eq!(sql.value("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('big_pkey')"), "f");
-    let told = check(&[&dsn, "--apply", "--yes"]);
+    let told = check::told(&[&dsn, "--apply", "--yes"]);
     assert_eq!(told.status, Some(0), "{told:?}");
     let build = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS big_pkey ON public.big (id); -- done in";
     assert!(told.output.contains(build), "{told:?}");
@@ -149,4 +149,67 @@ fn columns_that_may_be_unique_by_accident_are_left_to_a_person() {
     for name in ["public.twice", "public.hole"] {
         assert!(fix(name).starts_with(&format!("-- ALTER TABLE {name} ADD COLUMN id1 bigint")), "{}", fix(name));
     }
+}
+
+/// To psql a carriage return ends a line, and to a terminal an escape begins a command.
+#[test]
+fn a_name_does_not_leave_the_comment_that_it_stands_in() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    let name = "\"x\rCREATE TABLE pwned (); --\u{1b}[2J\"";
+    sql.run(&format!(
+        "CREATE TABLE {name} (a int); CREATE PUBLICATION \"p\rCREATE TABLE pwned (); --\" FOR ALL TABLES"
+    ));
+    for arguments in [&[][..], &["--for", "zero"], &["--fail-on", "warning"]] {
+        check::run(&dsn, &check::script(&dsn, arguments));
+        let told = check::told(&[&[&*dsn], arguments].concat());
+        assert!(!told.output.contains(['\r', '\u{1b}']), "{told:?}");
+    }
+    assert_eq!(sql.value("SELECT count(*) FROM pg_class WHERE relname = 'pwned'"), "0");
+}
+
+#[test]
+fn no_key_is_guessed_from_a_few_rows() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    Sql::connect(&dsn).run(
+        "CREATE TABLE users (id int PRIMARY KEY); CREATE TABLE posts (id int PRIMARY KEY);
+         CREATE TABLE likes (user_id int NOT NULL REFERENCES users, post_id int REFERENCES posts, kind text, at date);
+         CREATE TABLE comments (post_id int NOT NULL REFERENCES posts, body text);
+         CREATE TABLE users_history (id int NOT NULL, name text); INSERT INTO users_history VALUES (1, 'a'), (2, 'b');
+         CREATE TABLE later (id int NOT NULL, name text); CREATE PUBLICATION p FOR ALL TABLES",
+    );
+    let found = findings(&dsn, &["--for", "zero", "--publication", "p"]);
+    let unnamed: Vec<_> = found.iter().filter(|finding| finding["rule"] == "pg/no-identity").collect();
+    assert_eq!(unnamed.len(), 4, "{found:?}");
+    assert!(unnamed.iter().all(|finding| finding["fix"].as_str().unwrap().starts_with("-- ")), "{unnamed:?}");
+}
+
+/// FULL is what lets the application write where a publication filters by a column outside of the key.
+#[test]
+fn what_works_is_not_mended_into_what_does_not() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run(
+        "CREATE TABLE t (id int PRIMARY KEY, b int); ALTER TABLE t REPLICA IDENTITY FULL; INSERT INTO t VALUES (1, 1);
+         CREATE PUBLICATION p FOR TABLE t WHERE (b > 0);
+         CREATE TABLE u (a int, b int); CREATE PUBLICATION mine FOR TABLE u WITH (publish = 'insert')",
+    );
+    let told = check::told(&[
+        &dsn,
+        "--for",
+        "zero",
+        "--publication",
+        "p",
+        "--publication",
+        "mine",
+        "--fail-on",
+        "warning",
+        "--apply",
+        "--yes",
+    ]);
+    assert_eq!(told.status, Some(1), "{told:?}");
+    sql.run("UPDATE t SET b = 2; UPDATE u SET b = 2");
 }

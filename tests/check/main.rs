@@ -3,12 +3,11 @@
 
 mod apply;
 mod restore;
-mod scene;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
-use scene::{check, findings, table};
+use support::check::{self, findings};
 use support::{Sql, postgres};
 
 #[test]
@@ -21,7 +20,7 @@ fn what_will_happen_to_whom_and_what_mends_it_is_told_by_table() {
          CREATE TABLE fine (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, note text);
          CREATE PUBLICATION _zero_public_0 FOR TABLES IN SCHEMA public WITH (publish_via_partition_root)",
     );
-    let told = check(&[&dsn, "--for", "zero"]);
+    let told = check::told(&[&dsn, "--for", "zero"]);
     assert_eq!(told.status, Some(1), "{told:?}");
     let expected = "\
 public.alembic_version
@@ -42,7 +41,7 @@ See what mends it: walgate check DSN --for zero --format sql. Mend it: walgate c
 ";
     assert_eq!(told.output, expected);
     sql.run("ALTER TABLE alembic_version ADD PRIMARY KEY (version_num)");
-    let told = check(&[&dsn, "--for", "zero"]);
+    let told = check::told(&[&dsn, "--for", "zero"]);
     assert_eq!(told.status, Some(0), "{told:?}");
     assert!(told.output.ends_with("2 published tables were looked at: 1 for information.\n"), "{told:?}");
 }
@@ -53,7 +52,7 @@ fn the_json_is_what_scripts_rely_on() {
     let server = postgres(16).start().unwrap();
     let dsn = server.dsn("postgres");
     Sql::connect(&dsn).run("CREATE TABLE t (a int, b json); CREATE PUBLICATION p FOR TABLE t");
-    let told = check(&[&dsn, "--format", "json"]);
+    let told = check::told(&[&dsn, "--format", "json"]);
     let body: serde_json::Value = serde_json::from_str(&told.output).unwrap();
     assert_eq!(body["tables"], 1);
     let finding = body["findings"][0].as_object().unwrap();
@@ -70,8 +69,8 @@ fn a_warning_counts_only_when_it_is_to() {
     Sql::connect(&dsn).run(
         "CREATE TABLE t (a int PRIMARY KEY); ALTER TABLE t REPLICA IDENTITY FULL; CREATE PUBLICATION p FOR TABLE t",
     );
-    assert_eq!(check(&[&dsn]).status, Some(0));
-    assert_eq!(check(&[&dsn, "--fail-on", "warning"]).status, Some(1));
+    assert_eq!(check::told(&[&dsn]).status, Some(0));
+    assert_eq!(check::told(&[&dsn, "--fail-on", "warning"]).status, Some(1));
 }
 
 #[test]
@@ -79,7 +78,7 @@ fn a_database_without_publications_is_clean_and_says_why() {
     let server = postgres(18).start().unwrap();
     let dsn = server.dsn("postgres");
     Sql::connect(&dsn).run("CREATE TABLE t (a int)");
-    let told = check(&[&dsn]);
+    let told = check::told(&[&dsn]);
     assert_eq!(told.status, Some(0), "{told:?}");
     assert_eq!(told.output, "No table is published, so there was nothing to look at: no findings.\n");
     // zero-cache is going to publish what there is.
@@ -110,7 +109,7 @@ fn what_the_role_may_not_see_is_a_finding() {
     let watcher = format!("{dsn} user=watcher");
     for name in ["secret", "part"] {
         let found = findings(&watcher, &[]);
-        let of: Vec<_> = found.iter().filter(|finding| table(finding) == format!("public.{name}")).collect();
+        let of: Vec<_> = found.iter().filter(|finding| finding["table"] == format!("public.{name}")).collect();
         let rules: Vec<&str> = of.iter().map(|finding| finding["rule"].as_str().unwrap()).collect();
         assert_eq!(rules, ["pg/no-identity", "pg/no-rights"], "{of:?}");
         // Without having seen the values nothing is proposed that runs.
@@ -125,12 +124,12 @@ fn what_the_role_may_not_see_is_a_finding() {
 #[test]
 fn a_server_that_cannot_be_reached_is_not_clean() {
     let port = walgate::scratch::free_port().unwrap();
-    let told = check(&[&format!("host=127.0.0.1 port={port} user=u dbname=d password=hunter2")]);
+    let told = check::told(&[&format!("host=127.0.0.1 port={port} user=u dbname=d password=hunter2")]);
     assert_eq!(told.status, Some(4), "{told:?}");
     assert!(told.errors.contains("connection refused") && !told.errors.contains("hunter2"), "{told:?}");
-    assert_eq!(check(&["host=h hots=x"]).status, Some(64));
-    assert_eq!(check(&["host=h", "--for", "zeor"]).status, Some(64));
-    assert_eq!(check(&["host=h", "--fail-on", "info"]).status, Some(64));
+    assert_eq!(check::told(&["host=h hots=x"]).status, Some(64));
+    assert_eq!(check::told(&["host=h", "--for", "zeor"]).status, Some(64));
+    assert_eq!(check::told(&["host=h", "--fail-on", "info"]).status, Some(64));
 }
 
 #[test]
@@ -151,7 +150,7 @@ fn ddl_while_the_catalog_is_read_makes_no_noise() {
             }
         });
         for _ in 0..20 {
-            let told = check(&[&dsn, "--for", "zero", "--format", "json"]);
+            let told = check::told(&[&dsn, "--for", "zero", "--format", "json"]);
             assert_eq!(told.status, Some(0), "{told:?}");
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::scene::{check, findings, psql};
+use crate::support::check::{self, findings};
 use crate::support::{Sql, postgres, tool};
 
 const SCHEMA: &str = "
@@ -27,16 +27,16 @@ fn s2_one_script_serves_before_a_dump_and_after_a_restore() {
     let (old, new) = (postgres(15).start().unwrap(), postgres(17).start().unwrap());
     let source = old.dsn("postgres");
     Sql::connect(&source).run(SCHEMA);
-    let before = check(&[&source, "--format", "sql"]);
+    let before = check::told(&[&source, "--format", "sql"]);
     let dump = Command::new(tool("pg_dump")).args(["--no-owner", "--dbname", &source]).output().unwrap();
     assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let target = new.dsn("postgres");
-    psql(&target, &String::from_utf8(dump.stdout).unwrap());
+    check::run(&target, &String::from_utf8(dump.stdout).unwrap());
 
     let sql = Sql::connect(&target);
     let fails = |write: &&str| sql.try_rows(write).is_err();
     assert_eq!(WRITES.iter().filter(|write| fails(write)).count(), 3, "the primary key came with the dump");
-    let after = check(&[&target, "--format", "sql"]);
+    let after = check::told(&[&target, "--format", "sql"]);
     let statements = |script: &str| -> Vec<String> {
         script.lines().filter(|line| line.contains("REPLICA IDENTITY")).map(str::to_owned).collect()
     };
@@ -51,8 +51,8 @@ fn s2_one_script_serves_before_a_dump_and_after_a_restore() {
     );
     // The one from before the dump does for the restored database, and twice for the dumped one.
     for dsn in [&target, &source, &source] {
-        psql(dsn, &before.output);
-        assert_eq!(check(&[dsn]).status, Some(0));
+        check::run(dsn, &before.output);
+        assert_eq!(check::told(&[dsn]).status, Some(0));
     }
     assert_eq!(WRITES.iter().filter(|write| fails(write)).count(), 0);
 }

@@ -1,6 +1,6 @@
 //! Schemas in the shape of well-known applications, in which nothing is wrong: the check must leave them alone.
 
-use crate::check;
+use crate::support::check;
 use crate::support::{Sql, postgres};
 
 /// A name, the first version that takes it, and the schema with its publications.

@@ -6,7 +6,6 @@
 //! compare walgate with the server where nobody has thought of the case.
 
 mod cases;
-mod check;
 mod healthy;
 mod mixture;
 mod oracle;

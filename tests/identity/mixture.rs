@@ -6,8 +6,8 @@ use std::panic::catch_unwind;
 
 use serde_json::Value;
 
-use crate::check;
 use crate::proof::CLEAR;
+use crate::support::check;
 use crate::support::{Sql, postgres};
 
 /// Mixtures a version.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use walgate::scratch::{Installation, Server};
 
-use crate::check;
+use crate::support::check;
 use crate::support::{Sql, eventually};
 
 /// Two nodes, as databases of one server. They are never dropped: pglogical's workers would keep that from ending.

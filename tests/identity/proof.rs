@@ -8,7 +8,7 @@ use walgate::identity::Severity;
 use walgate::scratch::Server;
 
 use crate::cases::{self, By, Case};
-use crate::check;
+use crate::support::check;
 use crate::support::{Sql, postgres};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use walgate::scratch::Server;
 
-use crate::check;
+use crate::support::check;
 use crate::support::{Sql, eventually, postgres};
 
 /// A publisher and a subscriber, two databases of one server.

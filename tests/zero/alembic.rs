@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 use walgate::scratch::Server;
 
-use crate::check;
+use crate::support::check;
 use crate::support::daemon::Walgate;
 use crate::support::zero::{App, ZeroCache};
 use crate::support::{Sql, eventually, last_lines, postgres};

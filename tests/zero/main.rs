@@ -5,8 +5,6 @@
 
 mod alembic;
 mod cases;
-#[path = "../identity/check.rs"]
-mod check;
 mod proof;
 mod special;
 #[expect(dead_code, reason = "each test program uses a part of it")]

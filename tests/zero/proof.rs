@@ -10,8 +10,8 @@ use walgate::identity::Severity;
 use walgate::scratch::Server;
 
 use crate::cases::{By, CLIENTS, Case, Met, START, STREAM};
-use crate::check;
 use crate::special;
+use crate::support::check;
 use crate::support::zero::{App, ZeroCache};
 use crate::support::{Sql, eventually, last_lines, postgres};
 

@@ -2,7 +2,7 @@
 
 use walgate::scratch::{Server, Stop};
 
-use crate::check;
+use crate::support::check;
 use crate::support::zero::{App, ZeroCache};
 use crate::support::{Sql, eventually, last_lines, postgres};
 

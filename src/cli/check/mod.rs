@@ -10,17 +10,13 @@ mod table;
 use std::collections::HashSet;
 use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
 
+use super::UNREACHABLE;
 use super::output::{is_coloured, print};
-use super::{BAD_CONFIG, UNREACHABLE};
 use crate::identity::{Audit, RuleSet, Scope, Severity};
 use crate::source::catalog::{self, Audited, Budget};
 use crate::source::sql::SqlSession;
 use crate::source::{ConnectError, Connector};
-
-/// How long the values of tables without a key may be looked at.
-const BUDGET: Budget = Budget { table: Duration::from_secs(10), total: Duration::from_secs(60) };
 
 /// What a mend uncovers is mended too, but not without end.
 const ROUNDS: usize = 3;
@@ -96,29 +92,13 @@ enum CheckError {
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    let connector = match super::connector(args.dsn.as_deref()) {
-        Ok(connector) => connector,
-        Err(error) => {
-            eprintln!("walgate: {error}");
-            return BAD_CONFIG.into();
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("walgate: cannot start: {error}");
-            return UNREACHABLE.into();
-        }
-    };
-    let outcome = runtime.block_on(run(args, &connector));
-    // A name server that does not answer is not waited for.
-    runtime.shutdown_background();
-    match outcome {
-        Ok(is_clean) => ExitCode::from(u8::from(!is_clean)),
-        Err(error) => {
+    match super::on(args.dsn.as_deref(), UNREACHABLE.into(), async |connector| run(args, &connector).await) {
+        Ok(Ok(is_clean)) => ExitCode::from(u8::from(!is_clean)),
+        Ok(Err(error)) => {
             eprintln!("walgate: {error}");
             UNREACHABLE.into()
         }
+        Err(status) => status,
     }
 }
 
@@ -127,7 +107,7 @@ async fn run(args: &Args, connector: &Connector) -> Result<bool, CheckError> {
     let scope = Scope { rule_sets: args.rule_sets.iter().copied().collect(), publications: args.publication.clone() };
     let session = connector.sql().await?;
     let counts = args.fail_on.severity();
-    let mut audited = catalog::audit(&session, &scope, BUDGET).await?;
+    let mut audited = catalog::audit(&session, &scope, Budget::ONCE).await?;
     if args.apply {
         audited = mend(args, &session, &scope, audited).await?;
     } else {
@@ -152,7 +132,7 @@ async fn mend(args: &Args, session: &SqlSession, scope: &Scope, mut audited: Aud
             break;
         }
         let is_done = apply::run(session, &steps).await?;
-        audited = catalog::audit(session, scope, BUDGET).await?;
+        audited = catalog::audit(session, scope, Budget::ONCE).await?;
         if !is_done {
             break;
         }

@@ -94,47 +94,23 @@ enum Vantage {
     Poll,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum UsageError {
-    #[error("{0}")]
-    Dsn(#[from] super::DsnError),
-    #[error("--watch prints a table or json; a plugin and a textfile are asked for one answer at a time")]
-    Watch,
-}
-
 pub(super) fn main(args: &Args) -> ExitCode {
     let deadline = Instant::now() + DEADLINE;
-    let connector = match connector(args) {
-        Ok(connector) => connector,
-        Err(error) => {
-            eprintln!("walgate: {error}");
-            return BAD_CONFIG.into();
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("walgate: cannot start: {error}");
-            return Verdict::Unknown.into();
-        }
-    };
-    let verdict = runtime.block_on(run(args, connector, deadline));
-    // A name server that does not answer is not waited for.
-    runtime.shutdown_background();
-    match verdict {
-        Ok(verdict) => verdict.into(),
-        Err(error) => {
-            eprintln!("walgate: {error}");
-            Verdict::Unknown.into()
-        }
-    }
-}
-
-fn connector(args: &Args) -> Result<Connector, UsageError> {
     if args.watch && matches!(args.format, Format::Nagios | Format::Prometheus) {
-        return Err(UsageError::Watch);
+        eprintln!(
+            "walgate: --watch prints a table or json; a plugin and a textfile are asked for one answer at a time"
+        );
+        return BAD_CONFIG.into();
     }
-    Ok(super::connector(args.dsn.as_deref())?)
+    let unknown = Verdict::Unknown.into();
+    match super::on(args.dsn.as_deref(), unknown, async |connector| run(args, connector, deadline).await) {
+        Ok(Ok(verdict)) => verdict.into(),
+        Ok(Err(error)) => {
+            eprintln!("walgate: {error}");
+            unknown
+        }
+        Err(status) => status,
+    }
 }
 
 async fn run(args: &Args, connector: Connector, deadline: Instant) -> io::Result<Verdict> {

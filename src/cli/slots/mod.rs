@@ -17,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{BAD_CONFIG, UNREACHABLE};
+use super::UNREACHABLE;
 use crate::source::{ConnectError, Connector};
 
 const STATUSES: &str = "\
@@ -66,32 +66,16 @@ enum SlotsError {
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    let connector = match super::connector(args.dsn.as_deref()) {
-        Ok(connector) => connector,
-        Err(error) => {
-            eprintln!("walgate: {error}");
-            return BAD_CONFIG.into();
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("walgate: cannot start: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let outcome = runtime.block_on(run(args, &connector));
-    // A name server that does not answer is not waited for.
-    runtime.shutdown_background();
-    match outcome {
-        Ok(is_done) => ExitCode::from(u8::from(!is_done)),
-        Err(error) => {
+    match super::on(args.dsn.as_deref(), ExitCode::FAILURE, async |connector| run(args, &connector).await) {
+        Ok(Ok(is_done)) => ExitCode::from(u8::from(!is_done)),
+        Ok(Err(error)) => {
             eprintln!("walgate: {error}");
             match error {
                 SlotsError::Unreachable(_) => UNREACHABLE.into(),
                 SlotsError::Output(_) | SlotsError::Mark(_) => ExitCode::FAILURE,
             }
         }
+        Err(status) => status,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::time::PgTimestamp;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Between two attempts, while a reader that was told to end does so.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// `insufficient_privilege`
 const NOT_ALLOWED: &str = "42501";

@@ -18,9 +18,6 @@ use crate::source::Connector;
 use crate::source::catalog::{self, Budget};
 use crate::source::slots::SlotSession;
 
-/// How long the values of tables without a key may be looked at.
-const BUDGET: Budget = Budget { table: Duration::from_secs(10), total: Duration::from_secs(60) };
-
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// Which slots
@@ -143,7 +140,7 @@ pub(super) async fn run(args: &Args, connector: &Connector) -> Result<bool, Slot
 async fn is_sound(args: &Args, connector: &Connector) -> Result<bool, SlotsError> {
     let scope = Scope { rule_sets: args.rule_sets.iter().copied().collect(), publications: args.publication.clone() };
     let session = connector.sql().await?;
-    let audited = catalog::audit(&session, &scope, BUDGET).await?;
+    let audited = catalog::audit(&session, &scope, Budget::ONCE).await?;
     let mut is_sound = true;
     for finding in audited.audit.at_least(Severity::Error) {
         is_sound = false;
