@@ -3,6 +3,7 @@
 //! [`cases`] is the table of schemas that offend a rule; each is tried on a database and a zero-cache of its own, and once
 //! more mended. [`special`] are those that need more than a schema, [`alembic`] is a whole story.
 
+mod agreement;
 mod alembic;
 mod cases;
 mod proof;

@@ -1,4 +1,4 @@
-//! What zero-cache's clients do not see.
+//! What zero-cache's clients do not see. Every kind of key and type is tried in `agreement`.
 
 use super::{By, Case, Met, PLAIN};
 
@@ -10,19 +10,6 @@ pub(crate) static CLIENTS: &[Case] = &[
         rule: "zero/no-key",
         offending: "CREATE TABLE t (id int, v text); INSERT INTO t VALUES (1), (2)",
         met: Met::Refused { table: "t", columns: &[("id", "number"), ("v", "string")], with: NO_KEY },
-        ..PLAIN
-    },
-    Case {
-        rule: "zero/no-key",
-        offending: "CREATE TABLE t (id int UNIQUE, v text); INSERT INTO t VALUES (1), (2)",
-        met: Met::Refused { table: "t", columns: &[("id", "number")], with: NO_KEY },
-        ..PLAIN
-    },
-    Case {
-        rule: "zero/no-key",
-        offending: "CREATE TABLE t (id int NOT NULL, v text); CREATE UNIQUE INDEX ON t (id) WHERE v IS NOT NULL;
-                    INSERT INTO t VALUES (1), (2)",
-        met: Met::Refused { table: "t", columns: &[("id", "number")], with: NO_KEY },
         ..PLAIN
     },
     Case {

@@ -50,6 +50,8 @@ pub(crate) enum By {
     Hand(&'static str),
     /// The same, and zero-cache is told these publications.
     Naming(&'static str, &'static [&'static str]),
+    /// Another case of the rule shows it.
+    Elsewhere,
 }
 
 /// What most cases have in common.

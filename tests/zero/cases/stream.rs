@@ -16,7 +16,7 @@ pub(crate) static STREAM: &[Case] = &[
         besides: &["zero/type-unsupported"],
         then: "INSERT INTO t VALUES ('one')",
         met: Met::Later(r#"Cannot replicate table \"t\" without a PRIMARY KEY or UNIQUE INDEX"#),
-        mended: By::Hand("ALTER TABLE t ALTER COLUMN id TYPE text USING encode(id, 'base64')"),
+        mended: By::Elsewhere,
         ..PLAIN
     },
     Case {
@@ -35,7 +35,7 @@ pub(crate) static STREAM: &[Case] = &[
         table: "public.sqlites",
         then: "INSERT INTO v VALUES (1)",
         met: Met::Later("Unknown table sqlites"),
-        mended: By::Hand("ALTER TABLE sqlites RENAME TO t"),
+        mended: By::Elsewhere,
         ..PLAIN
     },
     Case {
@@ -79,7 +79,7 @@ pub(crate) static STREAM: &[Case] = &[
         offending: "CREATE TABLE t (id int PRIMARY KEY, at time UNIQUE); INSERT INTO t VALUES (1, '12:00:00.000001')",
         then: "INSERT INTO t VALUES (2, '12:00:00.000002')",
         met: Met::Wrong { replica: "SELECT count(*) AS answer FROM t", server: "SELECT count(*) FROM t" },
-        mended: By::Hand("ALTER TABLE t ALTER COLUMN at TYPE text"),
+        mended: By::Elsewhere,
         ..PLAIN
     },
     Case {
