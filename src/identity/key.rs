@@ -214,9 +214,9 @@ fn become_key(
     let list = mend::list(&key.columns);
     let because = key.because.map(Likely::as_str).unwrap_or_default();
     let because = match rows {
-        0 => format!("{list} {because}, and the table is empty"),
-        1 => format!("{list} {because}; there is one row"),
-        rows => format!("{list} {because}, unique and not null in all {rows} rows"),
+        0 => format!("{list}, {because}; the table is empty"),
+        1 => format!("{list}, {because}; there is one row"),
+        rows => format!("{list}, {because}; unique and not null in all {rows} rows"),
     };
     match key.index {
         Some(index) if index.constraint.is_none() && index.plain && !keyed.is_partitioned() => {
@@ -320,10 +320,10 @@ enum Likely {
 impl Likely {
     fn as_str(self) -> &'static str {
         match self {
-            Likely::Filled => "is filled by the server",
-            Likely::OnlyColumn => "is its only column",
-            Likely::Joins => "are what the table joins",
-            Likely::Called => "is what rows are called by",
+            Likely::Filled => "filled by the server",
+            Likely::OnlyColumn => "its only column",
+            Likely::Joins => "what the table joins",
+            Likely::Called => "what rows are called by",
         }
     }
 

@@ -125,7 +125,7 @@ pub(super) fn add_primary_key(
 ) -> Mend {
     let name = table.table_name();
     let list = list(columns);
-    let comment = format!("{name} gets a primary key: {because}.");
+    let comment = format!("{name} gets a primary key over {because}.");
     let unless = Run::Unless(has_primary_key(&name));
     if !concurrently {
         let sql = format!("ALTER TABLE {name} ADD PRIMARY KEY ({list})");
@@ -140,7 +140,7 @@ pub(super) fn add_primary_key(
 /// Makes an index that is there the primary key's.
 pub(super) fn promote_index(table: &Relation, index: &Index, because: &str) -> Mend {
     let name = table.table_name();
-    let comment = format!("{name} gets a primary key: {because}.");
+    let comment = format!("{name} gets a primary key over {because}.");
     let sql = format!("ALTER TABLE {name} ADD PRIMARY KEY USING INDEX {}", Identifier(&index.name));
     Mend { steps: vec![Step { comment, sql, run: Run::Unless(has_primary_key(&name)) }] }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::finding::{Audit, Finding};
-use super::rules::{Rule, RuleSet, Scope, all};
+use super::rules::Scope;
 use crate::ident::TableName;
 
 /// What makes two findings the same one, whatever they say.
@@ -57,13 +57,6 @@ impl Standing {
     }
 }
 
-impl Scope {
-    /// The rules by which is judged.
-    pub fn rules(&self) -> impl Iterator<Item = &'static Rule> {
-        all().filter(|rule| rule.set == RuleSet::Postgres || self.rule_sets.contains(&rule.set))
-    }
-}
-
 fn key(finding: &Finding) -> Key {
     (finding.rule, finding.table.clone(), finding.publication.clone())
 }
@@ -71,7 +64,7 @@ fn key(finding: &Finding) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Severity;
+    use crate::identity::{RuleSet, Severity, all};
 
     fn finding(rule: &'static str, table: &str, message: &str) -> Finding {
         let table = TableName { schema: "public".into(), name: table.into() };

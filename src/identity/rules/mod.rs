@@ -63,6 +63,13 @@ pub struct Scope {
     pub publications: Vec<String>,
 }
 
+impl Scope {
+    /// The rules by which is judged.
+    pub fn rules(&self) -> impl Iterator<Item = &'static Rule> {
+        all().filter(|rule| rule.set == RuleSet::Postgres || self.rule_sets.contains(&rule.set))
+    }
+}
+
 /// A rule.
 pub struct Rule {
     /// As findings, metrics and webhooks name it.
@@ -219,8 +226,7 @@ pub fn audit(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Audit {
         RuleSet::Pglogical => catalog.denied.is_none() && catalog.sets_denied.is_none(),
         RuleSet::Postgres | RuleSet::Zero => catalog.denied.is_none(),
     };
-    let rules = all().filter(|rule| rule.set == RuleSet::Postgres || scope.rule_sets.contains(&rule.set));
-    for rule in rules.filter(is_known) {
+    for rule in scope.rules().filter(is_known) {
         (rule.check)(&view, &mut Found { rule, findings: &mut findings });
     }
     findings.sort_by(|a, b| {
