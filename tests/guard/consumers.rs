@@ -10,7 +10,7 @@ use crate::support::{Sql, eventually, last_lines, postgres, tool};
 fn a_subscription_is_refused_in_whole_and_an_apply_worker_comes_back_until_it_is_mended() {
     let (publisher, subscriber) = (postgres(18).start().unwrap(), postgres(18).start().unwrap());
     let source = Sql::connect(&publisher.dsn("postgres"));
-    source.run("CREATE TABLE t (v text); CREATE PUBLICATION p FOR TABLE t");
+    source.run("CREATE TABLE t (v text NOT NULL); CREATE PUBLICATION p FOR TABLE t");
     let walgate = Walgate::run(&publisher.dsn("postgres"), &["--guard", "block"]);
     let target = Sql::connect(&subscriber.dsn("postgres"));
     target.run("CREATE TABLE t (v text PRIMARY KEY)");
@@ -68,7 +68,7 @@ fn a_subscription_is_refused_in_whole_and_an_apply_worker_comes_back_until_it_is
 fn a_physical_standby_is_not_the_guards_matter() {
     let mut primary = postgres(18).start().unwrap();
     let source = Sql::connect(&primary.dsn("postgres"));
-    source.run("CREATE TABLE t (v text); CREATE PUBLICATION p FOR TABLE t");
+    source.run("CREATE TABLE t (v text NOT NULL); CREATE PUBLICATION p FOR TABLE t");
     let walgate = Walgate::run(&primary.dsn("postgres"), &["--guard", "block"]);
     // It is restarted for the standby's sake.
     let standby = primary.standby(&walgate.dsn("postgres", "postgres")).unwrap();
