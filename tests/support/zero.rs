@@ -19,11 +19,11 @@ const NODE: &str = "22.23.3";
 /// The version of the protocol between that release and its clients.
 const PROTOCOL: u32 = 51;
 
-/// Runs a program until it ends, or until the pipe on standard input closes: a test that is killed must not leave it. Its
-/// workers end with it.
+/// Runs a program until it ends, or until the pipe on standard input closes: a test that is killed must not leave it. It is
+/// asked to end, and takes its workers with it: they outlive one that is killed.
 pub(super) const GUARD: &str = r#"exec 3<&0
 "$@" </dev/null 3<&- & program=$!
-{ read -r _ <&3; kill -s KILL $program; } & guard=$!
+{ read -r _ <&3; kill $program; sleep 10; kill -s KILL $program; } & guard=$!
 wait $program; status=$?
 kill -s KILL $guard; exit $status"#;
 
@@ -118,17 +118,20 @@ impl ZeroCache {
     /// Connects a client whose schema has these tables, as zero's protocol has it, and returns what it is refused with.
     #[track_caller]
     pub(crate) fn refuses(&self, tables: &serde_json::Value) -> Option<String> {
-        // Not in the header, where zero's own client puts it if it is short.
+        // Once it is connected, as zero's own client does where the header is too short for it: what is sent before that
+        // may be lost.
         let script = "const [url, message] = process.argv.slice(1); \
                       const socket = new WebSocket(url, [encodeURIComponent(btoa('{}'))]); \
                       const end = (text) => { console.log(JSON.stringify(text)); process.exit(); }; \
-                      socket.onopen = () => socket.send(message); \
                       socket.onmessage = ({data}) => { \
                           const [kind, body] = JSON.parse(data); \
+                          if (kind === 'connected') socket.send(message); \
                           if (kind === 'error') end(body.message); \
                           if (kind === 'pokeEnd' && !body.cookie.startsWith('00:')) end(null); \
                       }; \
-                      socket.onerror = ({message}) => { console.error(message); process.exit(1); };";
+                      const fail = (why) => { console.error(why); process.exit(1); }; \
+                      socket.onerror = ({message}) => fail(message); \
+                      setTimeout(() => fail('no answer'), 15000);";
         eventually("a client to be answered", || {
             // A group of its own: what was said of a schema stays with the group.
             let group = GROUPS.fetch_add(1, Ordering::Relaxed);
