@@ -36,6 +36,8 @@ pub(crate) static START: &[Case] = &[
         offending: "CREATE SCHEMA other; CREATE TABLE other.s (id int PRIMARY KEY, c varchar(9)[]);
                     CREATE TABLE t (LIKE other.s INCLUDING ALL)",
         met: Met::AtStart("TEXT_ARRAY_ATTRIBUTE and [] must be consistent in dataType: _varchar|TEXT_ARRAY"),
+        // A type with a collation: a person says which.
+        mended: By::Hand("ALTER TABLE t ALTER COLUMN c TYPE varchar(9)[]"),
         ..PLAIN
     },
     Case {
