@@ -23,6 +23,18 @@ impl Catalog {
     /// What a publication publishes, in the order of OIDs. As `pg_get_publication_tables` and `pg_partition_tree` tell it;
     /// but these look at the newest state of each table, and fail where one is dropped meanwhile.
     pub fn published<'a>(&'a self, publication: &'a Publication) -> Vec<Published<'a>> {
+        self.published_of(publication, |table| table.kind == RelationKind::Table)
+    }
+
+    /// The partitioned tables without any partition that a publication publishes as themselves: they hold no rows, but
+    /// consumers see them.
+    pub(super) fn published_empty<'a>(&'a self, publication: &'a Publication) -> Vec<Published<'a>> {
+        self.published_of(publication, |table| {
+            table.is_partitioned() && publication.via_root && self.tree(table).len() == 1
+        })
+    }
+
+    fn published_of<'a>(&'a self, publication: &'a Publication, is: impl Fn(&Relation) -> bool) -> Vec<Published<'a>> {
         let entries: BTreeMap<Oid, &PublishedTable> =
             publication.tables.iter().map(|table| (table.relation, table)).collect();
         let is_named = |relation: &Relation| {
@@ -30,9 +42,8 @@ impl Catalog {
                 || entries.contains_key(&relation.oid)
                 || publication.schemas.contains(&relation.schema)
         };
-        let leaves =
-            self.relations.values().filter(|table| table.kind == RelationKind::Table && table.is_publishable());
-        let published = leaves.filter_map(|table| {
+        let tables = self.relations.values().filter(|table| is(table) && table.is_publishable());
+        let published = tables.filter_map(|table| {
             let ancestors = self.ancestors(table);
             let topmost = ancestors.iter().rev().copied().find(|ancestor| is_named(ancestor));
             if topmost.is_none() && !is_named(table) {

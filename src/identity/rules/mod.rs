@@ -154,8 +154,10 @@ impl<'a> View<'a> {
                 zero_publications.push(to_come);
             }
         }
-        let zero: Vec<Published<'_>> =
-            zero_publications.iter().flat_map(|publication| catalog.published(publication)).collect();
+        let zero = zero_publications.iter().flat_map(|publication| {
+            catalog.published(publication).into_iter().chain(catalog.published_empty(publication))
+        });
+        let zero: Vec<Published<'_>> = zero.collect();
         let mut by_table: BTreeMap<Oid, Vec<Published<'_>>> = BTreeMap::new();
         for published in catalog.publications.iter().flat_map(|publication| catalog.published(publication)) {
             by_table.entry(published.table.oid).or_default().push(published);

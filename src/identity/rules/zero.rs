@@ -288,7 +288,8 @@ fn publication_operations(view: &View<'_>, found: &mut Found<'_>) {
         let mut published = view.zero.iter().filter(|published| published.publication.name == publication.name);
         let is_safe = (publication.update && publication.delete)
             || published.all(|published| {
-                published.entry.is_none() && !matches!(published.table.replica_identity(), ReplicaIdentity::Missing(_))
+                published.entry.is_none_or(|entry| entry.columns.is_none() && entry.filtered_by.is_none())
+                    && !matches!(published.table.replica_identity(), ReplicaIdentity::Missing(_))
             });
         let option = "publish = 'insert, update, delete, truncate'";
         let mend = match is_safe {
