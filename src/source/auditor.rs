@@ -32,7 +32,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two audits, whoever asks. The first one after it was asked for is followed by another so soon, and then by more
 /// and more slowly: a commit is on the stream before it can be seen, a while before if it waits for a synchronous standby.
-const DISTANCE: Duration = Duration::from_millis(200);
+const DISTANCE: Duration = Duration::from_millis(50);
 
 /// How much longer each of those pauses is.
 const SLOWING: u32 = 5;
