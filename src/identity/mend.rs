@@ -108,8 +108,8 @@ pub(super) fn use_full(table: &Relation) -> Mend {
     let name = table.table_name();
     Mend::one(
         format!(
-            "Nothing else names the rows of {name}: whole old rows then. A primary key is better: subscribers before \
-             PostgreSQL 16 look through the whole table for each row."
+            "Rows of {name} are named by all of their columns: whole old rows go into the WAL. A key is better where one \
+             will do: subscribers before PostgreSQL 16 look through the whole table for each row."
         ),
         format!("ALTER TABLE {name} REPLICA IDENTITY FULL"),
     )
@@ -178,17 +178,11 @@ pub(super) fn undefer_unique(table: &Relation, index: &Index) -> Option<Mend> {
 }
 
 /// Names rows by a key together with more columns, by an index of its own.
-pub(super) fn widen_identity(catalog: &Catalog, table: &Relation, columns: &[&Column], concurrently: bool) -> Mend {
+pub(super) fn widen_identity(catalog: &Catalog, table: &Relation, columns: &[&Column]) -> Mend {
     let name = table.table_name();
     let index = index_name(catalog, table, "identity");
-    let build = if concurrently {
-        build_index(table, &index, columns)
-    } else {
-        let sql = format!("CREATE UNIQUE INDEX IF NOT EXISTS {index} ON {name} ({})", list(columns));
-        Mend::one(format!("The key of {name}, and what the publication's WHERE uses."), sql)
-    };
-    build.then(Mend::one(
-        format!("Rows of {name} are named by both."),
+    build_index(table, &index, columns).then(Mend::one(
+        format!("Rows of {name} are named by its key and what the publication's WHERE uses."),
         format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {index}"),
     ))
 }
@@ -220,7 +214,7 @@ fn build_index(table: &Relation, index: &str, columns: &[&Column]) -> Mend {
         )),
     };
     let build = Step {
-        comment: format!("{name} is large: the index is built while it is written to."),
+        comment: format!("The index is built while {name} is written to."),
         sql: format!("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {name} ({})", list(columns)),
         run: Run::Alone,
     };

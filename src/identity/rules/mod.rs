@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::catalog::{Catalog, Column, Index, Publication, Relation};
 use super::finding::{Audit, Finding, Severity};
-use super::key::{self, Evidence, Question, Survey};
+use super::key::{self, Question, Survey};
 use super::mend::Mend;
 use super::publish::Published;
 use crate::ident::Oid;
@@ -169,11 +169,6 @@ impl<'a> View<'a> {
     /// Whether zero-cache gets the table too, so that what mends it must do for zero-cache.
     fn is_for_zero(&self, table: &Relation) -> bool {
         self.zero_tables.contains(&table.oid)
-    }
-
-    /// Whether an index of it is built without keeping writers out: in doubt, yes.
-    fn is_large(&self, table: &Relation) -> bool {
-        self.survey.get(&table.oid).is_none_or(Evidence::is_large)
     }
 
     /// How to name the rows of a table that has no usable replica identity, or no key for somebody who needs one.

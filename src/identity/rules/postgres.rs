@@ -262,7 +262,7 @@ fn identity_with(view: &View<'_>, published: &Published<'_>, used: &[&str]) -> M
     let more = used.iter().filter_map(|name| table.column_named(name));
     wide.extend(more.filter(|column| !wide.iter().any(|known| known.number == column.number)).collect::<Vec<_>>());
     if wide.iter().all(|column| column.not_null && column.generated.is_none()) {
-        return mend::widen_identity(view.catalog, table, &wide, view.is_large(table));
+        return mend::widen_identity(view.catalog, table, &wide);
     }
     if view.is_for_zero(table) || !view.fits(table, None) || table.columns.iter().any(|column| !column.comparable) {
         let comment =
