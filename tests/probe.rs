@@ -187,14 +187,7 @@ fn a_lost_slot_is_critical_without_any_limit() {
     let settings = [("max_slot_wal_keep_size", "1MB"), ("min_wal_size", "32MB"), ("max_wal_size", "32MB")];
     let (server, sql) = source(16, &settings);
     make_slot(&sql, "old");
-    eventually("the slot to be lost", || {
-        sql.run(
-            "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 2000) n ON CONFLICT (id) DO UPDATE \
-                 SET note = excluded.note; SELECT pg_switch_wal(); CHECKPOINT",
-        );
-        let status = sql.value("SELECT wal_status FROM pg_replication_slots");
-        if status == "lost" { Ok(()) } else { Err(status) }
-    });
+    sql.until_slot_is_lost();
     let outcome = probe_until(&server.dsn("postgres"), &["--format", "nagios"], 2);
     assert!(outcome.output.starts_with("WALGATE CRITICAL - old: the slot is lost"), "{outcome:?}");
     assert!(outcome.output.contains("'old seconds'=U;;;0 "), "{outcome:?}");

@@ -107,31 +107,18 @@ pub(super) fn question(catalog: &Catalog, table: &Relation) -> Option<Question> 
     Some(Question { table: table.oid, candidates: candidates.map(numbers).collect() })
 }
 
-/// How to name the rows of a table that has no usable replica identity, or no key for somebody who needs one: to him FULL
-/// is of no use. `fits` tells whether all publications of the table let an index name its rows, or with none all columns.
-pub(super) fn plan(
-    catalog: &Catalog,
-    survey: &Survey,
-    fits: &dyn Fn(&Relation, Option<&Index>) -> bool,
-    table: &Relation,
-    needs_key: bool,
-) -> Mend {
-    let keys = table.keys();
-    if let Some(key) = keys.iter().find(|key| fits(table, Some(key))) {
-        return mend::use_index(table, key);
-    }
-    // Values that cannot be compared name nothing.
-    let full_does = !needs_key && fits(table, None) && table.columns.iter().all(|column| column.comparable);
+/// How to name the rows of a table that no key of its own names: by a new one, or by all columns where that does.
+pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, full_does: bool) -> Mend {
     let full = || if full_does { mend::use_full(table) } else { Mend::default() };
-    if !keys.is_empty() {
+    if !table.keys().is_empty() {
         let comment =
             "A publication filters by columns outside of its keys, or leaves columns of them out: choose another key.";
         let sql = format!("ALTER TABLE {} REPLICA IDENTITY USING INDEX <index>", table.table_name());
         return if full_does { full() } else { Mend::template(comment, sql) };
     }
     let (owner, deferrable) = deferrable_key(catalog, table);
-    if let Some((index, columns)) = deferrable.and_then(|index| Some((index, mend::columns(owner, &index.columns)?))) {
-        return mend::undefer(owner, index, &columns).then(full());
+    if let Some(mend) = deferrable.and_then(|index| mend::undefer(owner, index)) {
+        return mend.then(full());
     }
     let keyed = keyed(catalog, table);
     let evidence = survey.get(&keyed.oid);

@@ -155,26 +155,22 @@ pub(super) fn forbid_nulls(table: &Relation, columns: &[&Column]) -> Mend {
     Mend::one(format!("{name} has no nulls there now, and takes none from now on."), sql)
 }
 
-/// Replaces a deferrable primary key by one that is not, if somebody is sure that nothing relies on it.
-pub(super) fn undefer(table: &Relation, index: &Index, columns: &[&Column]) -> Mend {
-    let name = table.table_name();
-    let Some(constraint) = &index.constraint else { return Mend::default() };
-    let (constraint, list) = (Identifier(constraint), list(columns));
-    Mend::template(
-        format!(
-            "A deferrable key names no rows. This one is checked row by row; no statement may swap keys within a \
-             transaction then. Writers of {name} wait for it."
-        ),
-        format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} PRIMARY KEY ({list})"),
-    )
-}
-
-/// Replaces a deferrable unique constraint by one that is not, if somebody is sure that nothing relies on it.
-pub(super) fn undefer_unique(table: &Relation, index: &Index) -> Option<Mend> {
+/// Replaces a deferrable constraint by one that is not, if somebody is sure that nothing relies on it.
+pub(super) fn undefer(table: &Relation, index: &Index) -> Option<Mend> {
     let (name, columns) = (table.table_name(), columns(table, &index.columns)?);
     let (constraint, list) = (Identifier(index.constraint.as_ref()?), list(&columns));
-    let sql = format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} UNIQUE ({list})");
-    Some(Mend::template("If no transaction of the application relies on its being deferrable.", sql))
+    let (kind, comment) = match index.primary {
+        true => (
+            "PRIMARY KEY",
+            format!(
+                "A deferrable key names no rows. This one is checked row by row; no statement may swap keys within a \
+                 transaction then. Writers of {name} wait for it."
+            ),
+        ),
+        false => ("UNIQUE", "If no transaction of the application relies on its being deferrable.".to_owned()),
+    };
+    let sql = format!("ALTER TABLE {name} DROP CONSTRAINT {constraint}, ADD CONSTRAINT {constraint} {kind} ({list})");
+    Some(Mend::template(comment, sql))
 }
 
 /// Names rows by a key together with more columns, by an index of its own.

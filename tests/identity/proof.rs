@@ -128,10 +128,7 @@ impl Proof<'_> {
 
     /// The rules that do not hold, and on which tables.
     fn find(&self, is_meant: impl Fn(&Value) -> bool) -> BTreeSet<(String, String)> {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let findings = check::findings(&self.dsn(), &self.arguments());
-        let meant = findings.iter().filter(|finding| is_meant(finding));
-        meant.map(|finding| (text(&finding["rule"]), text(&finding["table"]))).collect()
+        check::rules(&check::findings(&self.dsn(), &self.arguments()), is_meant)
     }
 
     fn arguments(&self) -> Vec<&str> {

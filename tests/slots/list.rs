@@ -102,14 +102,7 @@ fn a_slot_near_its_loss_shows_what_is_left_and_one_that_is_lost_says_so() {
     make_slots(&sql, &["old"]);
     let list = || outcome(&mut command(&[&server.dsn("postgres"), "list"]));
     assert!(list().output.contains(" reserved ") && !list().output.contains("no limit"), "{:?}", list());
-    eventually("the slot to be lost", || {
-        sql.run(
-            "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 2000) n ON CONFLICT (id) DO UPDATE \
-                 SET note = excluded.note; SELECT pg_switch_wal(); CHECKPOINT",
-        );
-        let status = sql.value("SELECT wal_status FROM pg_replication_slots");
-        if status == "lost" { Ok(()) } else { Err(status) }
-    });
+    sql.until_slot_is_lost();
     let lost = list();
     assert!(lost.output.contains("invalidated (wal_removed): its consumer must be set up anew"), "{lost:?}");
 }

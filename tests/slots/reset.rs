@@ -225,14 +225,7 @@ fn a_slot_that_is_lost_again_is_dropped_again() {
     reset.until("waiting for a new slot zero_0_a");
     make_slots(&sql, &["zero_0_a"]);
     reset.until("not read yet");
-    eventually("the slot to be lost", || {
-        sql.run(
-            "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 2000) n ON CONFLICT (id) DO UPDATE \
-                 SET note = excluded.note; SELECT pg_switch_wal(); CHECKPOINT",
-        );
-        let status = sql.value("SELECT wal_status FROM pg_replication_slots");
-        if status == "lost" { Ok(()) } else { Err(status) }
-    });
+    sql.until_slot_is_lost();
     let lost = reset.end();
     assert_eq!(lost.status, Some(1), "{lost:?}");
     assert!(lost.errors.contains("raise max_slot_wal_keep_size"), "{lost:?}");

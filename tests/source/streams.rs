@@ -142,11 +142,15 @@ async fn a_physical_stream_gives_wal_and_a_promotion_its_history() {
     let fork: Lsn = history.content.split_whitespace().nth(1).unwrap().parse().unwrap();
     assert!(fork >= before.flush);
 
-    // The first timeline has ended, and the stream says where the next begins.
-    let mut stream = session.start_physical(None, before.flush, Some(1)).await.unwrap();
-    while stream.next().await.unwrap().is_some() {}
-    let (_, next) = timeout(PATIENCE, stream.finish()).await.unwrap().unwrap();
-    assert_eq!(next.map(|next| (next.timeline, next.start)), Some((2, fork)));
+    // The first timeline has ended, and the stream says where the next begins: behind the last WAL, or with none at all.
+    for start in [before.flush, fork] {
+        let mut stream = session.start_physical(None, start, Some(1)).await.unwrap();
+        while stream.next().await.unwrap().is_some() {}
+        let next;
+        (session, next) = timeout(PATIENCE, stream.finish()).await.unwrap().unwrap();
+        assert_eq!(next.map(|next| (next.timeline, next.start)), Some((2, fork)));
+        assert_eq!(session.identify_system().await.unwrap().timeline, 2);
+    }
 }
 
 #[tokio::test]

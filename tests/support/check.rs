@@ -1,5 +1,6 @@
 //! `walgate check`, as a user runs it, and psql, which runs the script that it prints.
 
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
@@ -33,6 +34,13 @@ pub(crate) fn findings(dsn: &str, arguments: &[&str]) -> Vec<Value> {
     let text = printed(dsn, "json", arguments);
     let body: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
     body["findings"].as_array().unwrap_or_else(|| panic!("no findings in {text}")).clone()
+}
+
+/// The rules that findings are of, each with its table.
+pub(crate) fn rules(findings: &[Value], is_meant: impl Fn(&Value) -> bool) -> BTreeSet<(String, String)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let meant = findings.iter().filter(|finding| is_meant(finding));
+    meant.map(|finding| (text(&finding["rule"]), text(&finding["table"]))).collect()
 }
 
 /// The script that mends a database.

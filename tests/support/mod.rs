@@ -166,6 +166,19 @@ impl Sql {
             if value == expected { Ok(()) } else { Err(value) }
         });
     }
+
+    /// Writes to a table `t` with the columns `id` and `note` until the server's only slot is lost.
+    #[track_caller]
+    pub(crate) fn until_slot_is_lost(&self) {
+        eventually("the slot to be lost", || {
+            self.run(
+                "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 2000) n ON CONFLICT (id) DO UPDATE \
+                 SET note = excluded.note; SELECT pg_switch_wal(); CHECKPOINT",
+            );
+            let status = self.value("SELECT wal_status FROM pg_replication_slots");
+            if status == "lost" { Ok(()) } else { Err(status) }
+        });
+    }
 }
 
 impl Drop for Sql {

@@ -19,12 +19,7 @@ const ATTEMPTS: (usize, Duration) = (3, Duration::from_secs(2));
 /// Shows what is to be run, and asks.
 pub(super) fn is_wanted(steps: &[Step]) -> io::Result<bool> {
     for step in steps {
-        eprintln!(
-            "-- {}
-{};",
-            in_comment(&step.comment),
-            in_comment(&step.sql)
-        );
+        eprintln!("-- {}\n{};", in_comment(&step.comment), in_comment(&step.sql));
     }
     let is_wanted = ask("Run this on the database?")?;
     if !is_wanted {

@@ -112,7 +112,7 @@ async fn run(args: &Args, connector: &Connector) -> Result<bool, CheckError> {
         audited = mend(args, &session, &scope, audited).await?;
     } else {
         let text = match args.format {
-            Format::Table => table::render(&audited.audit, args.fail_on.severity(), &again(args), is_coloured()),
+            Format::Table => table::render(&audited.audit, counts, &again(args, &scope), is_coloured()),
             Format::Json => format!("{}\n", serde_json::to_string(&audited.audit).map_err(io::Error::from)?),
             Format::Sql => script::render(&audited, counts),
         };
@@ -123,9 +123,10 @@ async fn run(args: &Args, connector: &Connector) -> Result<bool, CheckError> {
 
 /// Mends, looks again, and mends what has come to light, until nothing is left that can be.
 async fn mend(args: &Args, session: &SqlSession, scope: &Scope, mut audited: Audited) -> Result<Audited, CheckError> {
+    let counts = args.fail_on.severity();
     let mut run: HashSet<String> = HashSet::new();
     for _ in 0..ROUNDS {
-        let mut steps = script::steps(&audited.audit, args.fail_on.severity());
+        let mut steps = script::steps(&audited.audit, counts);
         // What has been run and did not help does not help a second time.
         steps.retain(|step| run.insert(step.sql.clone()));
         if steps.is_empty() || !args.yes && !apply::is_wanted(&steps)? {
@@ -137,23 +138,15 @@ async fn mend(args: &Args, session: &SqlSession, scope: &Scope, mut audited: Aud
             break;
         }
     }
-    print(&table::render(&audited.audit, args.fail_on.severity(), &again(args), is_coloured()))?;
+    print(&table::render(&audited.audit, counts, &again(args, scope), is_coloured()))?;
     Ok(audited)
 }
 
 /// The command line that mends what this one has found. A password may be part of the connection string, so that is left out.
-fn again(args: &Args) -> String {
-    let mut command = String::from("walgate check");
-    if args.dsn.is_some() {
-        command.push_str(" DSN");
-    }
-    let sets = args.rule_sets.iter().map(|set| format!(" --for {}", set.as_str()));
-    let publications = args.publication.iter().map(|name| format!(" --publication '{}'", name.replace('\'', r"'\''")));
-    command.extend(sets.chain(publications));
-    if args.fail_on == FailOn::Warning {
-        command.push_str(" --fail-on warning");
-    }
-    command
+fn again(args: &Args, scope: &Scope) -> String {
+    let dsn = if args.dsn.is_some() { " DSN" } else { "" };
+    let fail_on = if args.fail_on == FailOn::Warning { " --fail-on warning" } else { "" };
+    format!("walgate check{dsn}{}{fail_on}", scope.flags())
 }
 
 /// How many findings there are of each severity, the worst first.

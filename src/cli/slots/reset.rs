@@ -148,7 +148,7 @@ async fn is_sound(args: &Args, connector: &Connector) -> Result<bool, SlotsError
         eprintln!("walgate: {table}{} ({})", finding.message, finding.rule);
     }
     if !is_sound {
-        let sets: String = args.rule_sets.iter().map(|set| format!(" --for {}", set.as_str())).collect();
+        let sets = Scope { publications: Vec::new(), ..scope }.flags();
         eprintln!("walgate: mend that first: walgate check{sets} shows how (--publication limits what counts)");
     }
     Ok(is_sound)

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::catalog::{Catalog, Column, Index, Publication, Relation};
 use super::finding::{Audit, Finding, Severity};
 use super::key::{self, Question, Survey};
-use super::mend::Mend;
+use super::mend::{self, Mend};
 use super::publish::Published;
 use crate::ident::Oid;
 
@@ -64,6 +64,14 @@ pub struct Scope {
 }
 
 impl Scope {
+    /// As the command line of `walgate check` takes it, with a space before each flag.
+    pub fn flags(&self) -> String {
+        let sets = self.rule_sets.iter().map(|set| format!(" --for {}", set.as_str()));
+        let publications =
+            self.publications.iter().map(|name| format!(" --publication '{}'", name.replace('\'', r"'\''")));
+        sets.chain(publications).collect()
+    }
+
     /// The rules by which is judged.
     pub fn rules(&self) -> impl Iterator<Item = &'static Rule> {
         all().filter(|rule| rule.set == RuleSet::Postgres || self.rule_sets.contains(&rule.set))
@@ -94,6 +102,8 @@ struct View<'a> {
     publications: Vec<&'a Publication>,
     /// What they publish.
     published: Vec<Published<'a>>,
+    /// What all publications publish.
+    all: Vec<Published<'a>>,
     /// What zero-cache's publications publish.
     zero: Vec<Published<'a>>,
     zero_publications: Vec<&'a Publication>,
@@ -118,21 +128,15 @@ impl Found<'_> {
 
     /// A table as a publication publishes it.
     fn published(&mut self, published: &Published<'_>, message: String, mend: Option<Mend>) {
-        self.add(Some(published.table), Some(published.publication), message, mend);
+        self.add(Some(published.table), Some(&published.publication.name), message, mend);
     }
 
-    fn add(
-        &mut self,
-        table: Option<&Relation>,
-        publication: Option<&Publication>,
-        message: String,
-        mend: Option<Mend>,
-    ) {
+    fn add(&mut self, table: Option<&Relation>, publication: Option<&str>, message: String, mend: Option<Mend>) {
         self.findings.push(Finding {
             rule: self.rule.id,
             severity: self.rule.severity,
             table: table.map(Relation::table_name),
-            publication: publication.map(|publication| publication.name.to_string()),
+            publication: publication.map(str::to_owned),
             message,
             mend: mend.filter(|mend| !mend.steps.is_empty()),
         });
@@ -146,7 +150,9 @@ impl<'a> View<'a> {
             scope.publications.is_empty() || scope.publications.iter().any(|name| **name == *publication.name)
         };
         let publications: Vec<&Publication> = catalog.publications.iter().filter(is_meant).collect();
-        let published = publications.iter().flat_map(|publication| catalog.published(publication)).collect();
+        let all: Vec<Published<'_>> =
+            catalog.publications.iter().flat_map(|publication| catalog.published(publication)).collect();
+        let published = all.iter().filter(|published| is_meant(&published.publication)).copied().collect();
         let mut zero_publications = Vec::new();
         if scope.rule_sets.contains(&RuleSet::Zero) {
             zero_publications = zero::publications(catalog, scope);
@@ -159,11 +165,11 @@ impl<'a> View<'a> {
         });
         let zero: Vec<Published<'_>> = zero.collect();
         let mut by_table: BTreeMap<Oid, Vec<Published<'_>>> = BTreeMap::new();
-        for published in catalog.publications.iter().flat_map(|publication| catalog.published(publication)) {
-            by_table.entry(published.table.oid).or_default().push(published);
+        for published in &all {
+            by_table.entry(published.table.oid).or_default().push(*published);
         }
         let zero_tables = zero.iter().map(|published| published.table.oid).collect();
-        View { catalog, survey, scope, publications, published, zero, zero_publications, zero_tables, by_table }
+        View { catalog, survey, scope, publications, published, all, zero, zero_publications, zero_tables, by_table }
     }
 
     /// Whether zero-cache gets the table too, so that what mends it must do for zero-cache.
@@ -171,9 +177,22 @@ impl<'a> View<'a> {
         self.zero_tables.contains(&table.oid)
     }
 
-    /// How to name the rows of a table that has no usable replica identity, or no key for somebody who needs one.
+    /// How to name the rows of a table that has no usable replica identity, or no key for somebody who needs one: to him FULL
+    /// is of no use.
     fn key(&self, table: &Relation, needs_key: bool) -> Mend {
-        key::plan(self.catalog, self.survey, &|table, index| self.fits(table, index), table, needs_key)
+        let full_does = !needs_key && self.full_does(table);
+        self.use_key(table).unwrap_or_else(|| key::plan(self.catalog, self.survey, table, full_does))
+    }
+
+    /// Names the rows of a table by a key that it has, and that all its publications let name them.
+    fn use_key(&self, table: &Relation) -> Option<Mend> {
+        let key = table.keys().into_iter().find(|key| self.fits(table, Some(key)))?;
+        Some(mend::use_index(table, key))
+    }
+
+    /// Whether all columns can name its rows. Values that cannot be compared name nothing.
+    fn full_does(&self, table: &Relation) -> bool {
+        self.fits(table, None) && table.columns.iter().all(|column| column.comparable)
     }
 
     /// Whether an index, or with none all columns, can name the rows of a table as all its publications have them.

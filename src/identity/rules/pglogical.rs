@@ -85,7 +85,7 @@ fn deferrable_unique(view: &View<'_>, found: &mut Found<'_>) {
                  good: pglogical doesn't support deferrable indexes",
                 Identifier(name)
             );
-            found.add(Some(table), None, message, mend::undefer_unique(table, index));
+            found.add(Some(table), None, message, mend::undefer(table, index));
         }
     }
 }

@@ -181,11 +181,7 @@ fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
         let (left_out, mend) = match published.table.replica_identity() {
             ReplicaIdentity::Missing(_) => continue,
             ReplicaIdentity::Full => {
-                let key = published.table.keys().into_iter().find(|key| view.fits(published.table, Some(key)));
-                (
-                    "the replica identity is FULL, all columns".to_owned(),
-                    key.map(|key| mend::use_index(published.table, key)),
-                )
+                ("the replica identity is FULL, all columns".to_owned(), view.use_key(published.table))
             }
             ReplicaIdentity::Index(index) => {
                 let left_out: Vec<String> = identity_columns(published, index)
@@ -254,17 +250,17 @@ fn row_filter_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
 /// Names rows by a key and these columns.
 fn identity_with(view: &View<'_>, published: &Published<'_>, used: &[&str]) -> Mend {
     let table = published.table;
-    let keys = table.keys();
-    if let Some(key) = keys.iter().find(|key| view.fits(table, Some(key))) {
-        return mend::use_index(table, key);
+    if let Some(mend) = view.use_key(table) {
+        return mend;
     }
+    let keys = table.keys();
     let mut wide: Vec<_> = keys.first().and_then(|key| mend::columns(table, &key.columns)).unwrap_or_default();
     let more = used.iter().filter_map(|name| table.column_named(name));
     wide.extend(more.filter(|column| !wide.iter().any(|known| known.number == column.number)).collect::<Vec<_>>());
     if wide.iter().all(|column| column.not_null && column.generated.is_none()) {
         return mend::widen_identity(view.catalog, table, &wide);
     }
-    if view.is_for_zero(table) || !view.fits(table, None) || table.columns.iter().any(|column| !column.comparable) {
+    if view.is_for_zero(table) || !view.full_does(table) {
         let comment =
             "Forbid nulls in the columns that WHERE uses, and run the check again; or leave them out of WHERE.";
         let nullable: Vec<String> = wide
@@ -309,20 +305,12 @@ fn generated_identity(view: &View<'_>, found: &mut Found<'_>) {
                 writes(published.publication)
             )
         };
-        let fits = |key: &&Index| view.fits(table, Some(key));
-        let mend = table.keys().into_iter().find(fits).map_or_else(
-            || {
-                Mend::template(
-                    "Make it an ordinary column, which the application fills; or choose another key.",
-                    format!(
-                        "ALTER TABLE {} ALTER COLUMN {} DROP EXPRESSION",
-                        table.table_name(),
-                        Identifier(&first.name)
-                    ),
-                )
-            },
-            |key| mend::use_index(table, key),
-        );
+        let mend = view.use_key(table).unwrap_or_else(|| {
+            Mend::template(
+                "Make it an ordinary column, which the application fills; or choose another key.",
+                format!("ALTER TABLE {} ALTER COLUMN {} DROP EXPRESSION", table.table_name(), Identifier(&first.name)),
+            )
+        });
         let message = format!("Its replica identity has {list}, generated and not published, so {then}");
         found.published(published, message, Some(mend));
     }
@@ -330,12 +318,9 @@ fn generated_identity(view: &View<'_>, found: &mut Found<'_>) {
 
 fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
     for (consumer, names) in view.streamed() {
-        let publications = view.catalog.publications.iter();
-        let publications = publications.filter(|publication| names.iter().any(|name| **name == *publication.name));
         let mut seen: BTreeMap<_, (&Published<'_>, Vec<ColumnNumber>)> = BTreeMap::new();
-        let published = publications.flat_map(|publication| view.catalog.published(publication));
-        let published: Vec<Published<'_>> = published.collect();
-        for published in &published {
+        let is_streamed = |published: &&Published<'_>| names.iter().any(|name| **name == *published.publication.name);
+        for published in view.all.iter().filter(is_streamed) {
             let listed = view.catalog.columns_compared(published);
             match seen.get(&published.shown_as.oid) {
                 Some((first, columns))
@@ -354,7 +339,7 @@ fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
                         "List the same columns in both; with a WHERE, repeat it.",
                         mend::list_columns(published.publication, published.shown_as),
                     );
-                    found.add(Some(published.shown_as), Some(published.publication), message, Some(template));
+                    found.add(Some(published.shown_as), Some(&published.publication.name), message, Some(template));
                 }
                 Some(_) => {}
                 None => {
@@ -379,14 +364,7 @@ fn publication_missing(view: &View<'_>, found: &mut Found<'_>) {
             "Say what it is to publish.",
             format!("CREATE PUBLICATION {} FOR TABLE <tables>", Identifier(name)),
         );
-        found.findings.push(crate::identity::Finding {
-            rule: found.rule.id,
-            severity: found.rule.severity,
-            table: None,
-            publication: Some(name.clone()),
-            message,
-            mend: Some(template),
-        });
+        found.add(None, Some(name), message, Some(template));
     }
 }
 
@@ -399,7 +377,12 @@ fn publication_empty(view: &View<'_>, found: &mut Found<'_>) {
                 "Say what it is to publish.",
                 format!("ALTER PUBLICATION {} ADD TABLE <tables>", Identifier(&publication.name)),
             );
-            found.add(None, Some(publication), "It publishes nothing: its stream stays silent.".into(), Some(template));
+            found.add(
+                None,
+                Some(&publication.name),
+                "It publishes nothing: its stream stays silent.".into(),
+                Some(template),
+            );
         }
     }
 }
@@ -426,20 +409,16 @@ fn identity_full(view: &View<'_>, found: &mut Found<'_>) {
                 incomparable.join(", ")
             ));
         }
-        let keys = table.keys();
-        let mend = match keys.iter().find(|key| view.fits(table, Some(key))) {
-            Some(key) => Some(mend::use_index(table, key)),
-            // FULL may be there just because no key fits the publications.
-            None if !keys.is_empty() => None,
-            None => Some(view.key(table, true)),
-        };
+        // FULL may be there just because no key fits the publications.
+        let mend = view.use_key(table).or_else(|| table.keys().is_empty().then(|| view.key(table, true)));
         found.published(published, message, mend);
     }
 }
 
 fn not_published(view: &View<'_>, found: &mut Found<'_>) {
-    let all = view.catalog.publications.iter().flat_map(|publication| view.catalog.published(publication));
-    let carried: BTreeSet<Oid> = all
+    let carried: BTreeSet<Oid> = view
+        .all
+        .iter()
         .flat_map(|published| {
             let ancestors = view.catalog.ancestors(published.table).into_iter().map(|ancestor| ancestor.oid);
             ancestors.chain([published.table.oid])

@@ -251,7 +251,7 @@ fn shown<'a>(view: &View<'a>) -> Vec<Published<'a>> {
 
 /// A finding about a table as zero-cache sees it.
 fn about(found: &mut Found<'_>, published: &Published<'_>, message: String, mend: Option<Mend>) {
-    found.add(Some(published.shown_as), Some(published.publication), message, mend);
+    found.add(Some(published.shown_as), Some(&published.publication.name), message, mend);
 }
 
 fn wal_level(view: &View<'_>, found: &mut Found<'_>) {
@@ -300,7 +300,7 @@ fn publication_operations(view: &View<'_>, found: &mut Found<'_>) {
                 mend::set_publication(publication, option, comment).deferred()
             }
         };
-        found.add(None, Some(publication), message, Some(mend));
+        found.add(None, Some(&publication.name), message, Some(mend));
     }
 }
 
@@ -327,7 +327,7 @@ fn publication_name(view: &View<'_>, found: &mut Found<'_>) {
         };
         let sql = format!("ALTER PUBLICATION {} RENAME TO <name>", Identifier(name));
         let mend = Mend::template("Its consumers must then name it so, and zero-cache is reset.", sql);
-        found.add(None, Some(publication), problem, Some(mend));
+        found.add(None, Some(&publication.name), problem, Some(mend));
     }
 }
 
@@ -374,7 +374,7 @@ fn partition_root(view: &View<'_>, found: &mut Found<'_>) {
             let mend = mend::set_publication(publication, option, comment);
             // Another list and another filter count then.
             let mend = if is_plain { mend } else { mend.deferred() };
-            found.add(Some(root), Some(publication), message.to_owned(), Some(mend));
+            found.add(Some(root), Some(&publication.name), message.to_owned(), Some(mend));
         }
     }
 }
@@ -436,7 +436,7 @@ fn no_event_triggers(view: &View<'_>, found: &mut Found<'_>) {
                 "zero-cache's event trigger {trigger} is not there: its role could not create it, so any change of the schema \
                  halts its replication, and it must be reset. Give its role the right (a superuser has it), and reset it."
             );
-            found.add(None, Some(publication), message, None);
+            found.add(None, Some(&publication.name), message, None);
         }
     }
 }

@@ -155,13 +155,7 @@ fn refusal(beginning: &Beginning, scope: &Scope, errors: &[Finding]) -> ErrorFie
     let mends = errors.iter().filter_map(|finding| Some(finding.mend.as_ref()?.to_string()));
     let mut hint = bounded(mends, "statement");
     hint.push_str(if hint.is_empty() { "See" } else { "\nAll of it, as a script:" });
-    hint.push_str(" walgate check");
-    for rule_set in &scope.rule_sets {
-        let _ = write!(hint, " --for {}", rule_set.as_str());
-    }
-    for publication in &scope.publications {
-        let _ = write!(hint, " --publication '{}'", publication.replace('\'', r"'\''"));
-    }
+    let _ = write!(hint, " walgate check{}", scope.flags());
     hint.push_str(" --format sql. The guard lets pass what is mended; with guard = \"warn\" it lets pass all.");
     ErrorFields {
         severity: "ERROR".into(),

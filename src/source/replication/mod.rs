@@ -267,6 +267,9 @@ impl ReplicationSession {
             let message = self.session.channel.receive(DURING).await?;
             match message.tag {
                 b'W' => return Ok(WalStream { session: self.session, ended: false }),
+                // Where a timeline ends nothing is left to stream: the walsender tells the next one at once
+                // (`StartReplication`), and ignores the CopyDone that ends every stream here.
+                b'T' => return Ok(WalStream { session: self.session, ended: true }),
                 b'N' | b'S' => {}
                 b'E' => return Err(message.error()),
                 _ => return Err(message.unexpected(DURING)),

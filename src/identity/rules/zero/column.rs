@@ -120,7 +120,7 @@ pub(super) fn deferrable_unique(view: &View<'_>, found: &mut Found<'_>) {
                  after each restart: UNIQUE constraint failed",
                 Identifier(constraint)
             );
-            about(found, &published, message, mend::undefer_unique(published.shown_as, index));
+            about(found, &published, message, mend::undefer(published.shown_as, index));
         }
     }
 }
