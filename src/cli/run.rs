@@ -5,7 +5,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use super::BAD_CONFIG;
-use crate::config::units::{UnitError, duration};
 use crate::config::{self, Config, Console, Http, HttpAddr, MAX_SESSIONS, SourceError};
 use crate::daemon;
 use crate::identity::RuleSet;
@@ -14,6 +13,7 @@ use crate::proxy::{self, Guard, Limits, ListenAddr};
 use crate::scram::UsersError;
 use crate::source::dsn::{DsnError, SystemEnvironment};
 use crate::source::{ConnectError, Connector, Dsn};
+use crate::units::{UnitError, duration};
 
 /// Turns of sessions between two looks for events.
 const EVENT_INTERVAL: u32 = 4;

@@ -13,12 +13,13 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
-use super::{Config, Console, Http, HttpAddr, MAX_SESSIONS, Source, certificate, units};
+use super::{Config, Console, Http, HttpAddr, MAX_SESSIONS, Source, certificate};
 use crate::identity::RuleSet;
 use crate::lag::Observe;
 use crate::proxy::{self, Guard, Limits, ListenAddr};
 use crate::source::dsn::SystemEnvironment;
 use crate::source::{Connector, Dsn, Secret};
+use crate::units;
 use crate::webhook::Url;
 
 /// What is wrong with a file, and where.

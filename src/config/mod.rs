@@ -3,7 +3,6 @@
 //! It comes from a TOML file ([`read`]) or from flags. Nothing further in looks at either.
 
 mod file;
-pub mod units;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

@@ -17,7 +17,7 @@ use super::latency::AckLatency;
 use super::pace::{Mark, Pace};
 use super::poll::SlotRow;
 use super::report::{Rates, SlotKind, TableReport};
-use super::timeline::Timeline;
+use super::timeline::{Figures, Timeline};
 use super::transactions::Transactions;
 use crate::wire::command::StartReplication;
 
@@ -94,6 +94,27 @@ pub struct Consumer {
     pub(super) hindrance: Option<String>,
     /// Its stream has shown that the schema may be another by now.
     schema_shown: bool,
+    /// The furthest commit, and the first table that it changes.
+    newest: (Lsn, Option<Oid>),
+}
+
+/// What a stream has shown up to some position.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Followed {
+    /// Whether it is the consumer's own, so that its acknowledgements are seen as they pass; else a copy's.
+    pub own: bool,
+    /// The server has read, and sent, everything that committed below it; 0/0 while that is not known.
+    pub decoded: Lsn,
+    /// Commits up to the position that are not acknowledged, at most.
+    pub pending: Figures,
+    /// The furthest commit that was ever seen.
+    pub newest: Option<Lsn>,
+    /// The furthest commit behind the position, and a table that it changes.
+    pub behind: Option<(Lsn, Option<TableName>)>,
+    /// Commits may be missing from what is known.
+    pub doubtful: bool,
+    /// When the server was last heard.
+    pub heard: Option<Instant>,
 }
 
 /// Where its changes are seen.
@@ -144,6 +165,7 @@ impl Consumer {
             ack_latency: AckLatency::default(),
             hindrance: None,
             schema_shown: false,
+            newest: (Lsn::INVALID, None),
         }
     }
 
@@ -193,6 +215,9 @@ impl Consumer {
                     if commit.foreign {
                         // Its own time is another clock's. It was committed here before it was sent.
                         commit.commit_ts = data.send_time;
+                    }
+                    if commit.commit_lsn > self.newest.0 {
+                        self.newest = (commit.commit_lsn, commit.tables.first().map(|(table, _)| *table));
                     }
                     self.timeline.commit(commit, now);
                 }
@@ -305,12 +330,12 @@ impl Consumer {
         self.pace = Pace::default();
     }
 
-    /// Takes what a look says of its slot.
-    pub(super) fn polled(&mut self, row: &SlotRow, flushed: Lsn, now: Instant) {
+    /// Takes what a look says of its slot; `renewed` if that may be another than at the look before.
+    pub(super) fn polled(&mut self, row: &SlotRow, renewed: bool, flushed: Lsn, now: Instant) {
         self.kind = row.kind;
         self.last_look = Some(now);
         let acked = row.acked().unwrap_or_default();
-        if acked < self.looked_acked {
+        if acked < self.looked_acked || renewed {
             // Another slot of the name, or the same as of before a crash: what was acknowledged of the one says nothing.
             self.doubt = self.doubt.max(self.decoded).max(self.timeline.newest());
             self.timeline = Timeline::new(Timeline::LIMIT);
@@ -385,6 +410,26 @@ impl Consumer {
 
     pub(super) fn applied(&self) -> Option<Lsn> {
         self.applied.valid()
+    }
+
+    /// What its stream has shown up to a position; `None` where nobody reads along.
+    pub(super) fn followed(&self, until: Lsn) -> Option<Followed> {
+        let own = match self.reading {
+            Reading::Stream(..) => true,
+            Reading::Copy(..) => false,
+            Reading::Nowhere | Reading::Untapped(..) => return None,
+        };
+        let (newest, table) = self.newest;
+        let table = table.and_then(|table| self.tables.get(&table)).cloned();
+        Some(Followed {
+            own,
+            decoded: self.decoded,
+            pending: self.timeline.pending(until).most,
+            newest: newest.valid(),
+            behind: (newest > until).then_some((newest, table)),
+            doubtful: self.is_doubtful(),
+            heard: self.last_frame,
+        })
     }
 
     /// How long its commits have waited, where its own stream shows that.

@@ -1,6 +1,7 @@
 //! What a look at a source through an SQL session sees: its WAL position, its clock, its slots and who reads them.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::ident::SlotName;
 use crate::lsn::Lsn;
@@ -19,9 +20,17 @@ pub struct History {
 }
 
 impl History {
-    pub(super) fn contradicts(self, other: History) -> bool {
+    /// Whether positions of the one say nothing about the other.
+    pub fn contradicts(self, other: History) -> bool {
         let timelines = self.timeline.zip(other.timeline);
         self.system != other.system || timelines.is_some_and(|(own, other)| own != other)
+    }
+}
+
+impl fmt::Display for History {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "system {}", self.system)?;
+        self.timeline.map_or(Ok(()), |timeline| write!(f, ", timeline {timeline}"))
     }
 }
 

@@ -1,5 +1,6 @@
 //! All consumers of one source, and what the poller sees of the source itself.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,10 +12,11 @@ use crate::time::PgTimestamp;
 use crate::wire::command::StartReplication;
 
 use super::clock::WalClock;
-use super::consumer::{Consumer, Copied};
+use super::consumer::{Consumer, Copied, Followed};
 use super::estimate::{Estimate, Look};
 use super::events::{Conditions, Event};
 use super::latency::AckLatency;
+use super::life::SlotLife;
 use super::poll::{History, SourcePoll};
 use super::report::{ConsumerReport, Observe, Positions, SlotKind, SlotReport, State};
 
@@ -52,6 +54,8 @@ pub struct SourceLag {
     publications: Vec<String>,
     /// The slots whose copies are of use; all, without it.
     copied: Option<BTreeSet<SlotName>>,
+    /// Every slot that was ever seen in this history.
+    lives: BTreeMap<SlotName, SlotLife>,
 }
 
 impl SourceLag {
@@ -71,6 +75,7 @@ impl SourceLag {
             conditions: Conditions::default(),
             publications: Vec::new(),
             copied: None,
+            lives: BTreeMap::new(),
         }
     }
 
@@ -92,10 +97,23 @@ impl SourceLag {
         self.consumers.retain(|slot, consumer| {
             consumer.is_attached() || poll.slots.contains_key(slot) || is_elsewhere(consumer, &poll)
         });
+        for (slot, life) in &mut self.lives {
+            if !poll.slots.contains_key(slot) {
+                life.gone();
+            }
+        }
         for (slot, row) in &poll.slots {
+            let life = self.lives.entry(slot.clone());
+            let renewed = match life {
+                Entry::Occupied(mut known) => !known.get_mut().goes_on(row, poll.flushed),
+                Entry::Vacant(new) => {
+                    new.insert(SlotLife::new(row, poll.flushed));
+                    false
+                }
+            };
             let consumer = self.consumers.entry(slot.clone()).or_insert_with(|| Consumer::new(row.kind));
             if !is_elsewhere(consumer, &poll) {
-                consumer.polled(row, poll.flushed, now);
+                consumer.polled(row, renewed, poll.flushed, now);
             }
         }
         self.poll = Some((poll, now));
@@ -133,6 +151,7 @@ impl SourceLag {
         self.wal = WalClock::default();
         self.poll = None;
         self.furthest = None;
+        self.lives.clear();
     }
 
     /// A stream of a slot has started through the proxy, from this server, by this command where it was understood. It
@@ -234,6 +253,16 @@ impl SourceLag {
     /// Whether a copy of this slot is of any use.
     pub fn wants_copy(&self, slot: &SlotName) -> bool {
         self.copied.as_ref().is_none_or(|copied| copied.contains(slot))
+    }
+
+    /// What a consumer's stream has shown up to a position; `None` where nobody reads along.
+    pub fn followed(&self, slot: &SlotName, until: Lsn) -> Option<Followed> {
+        self.consumers.get(slot)?.followed(until)
+    }
+
+    /// Since when a slot is the same.
+    pub fn life(&self, slot: &SlotName) -> Option<&SlotLife> {
+        self.lives.get(slot)
     }
 
     /// Whether there is such a consumer.

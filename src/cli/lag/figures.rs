@@ -1,38 +1,10 @@
 //! Figures for people: short, with units, a bound marked as one, and what is not known as `?`.
 
 use crate::lag::{ConsumerReport, State};
+pub(in crate::cli) use crate::units::{age, size};
 
 /// What stands for a figure that is not known.
 pub(super) const UNKNOWN: &str = "?";
-
-/// Bytes as `pg_size_pretty` prints them: whole numbers, rounded half up, of the unit that leaves at most 10240.
-pub(in crate::cli) fn size(bytes: u64) -> String {
-    const UNITS: [&str; 6] = ["bytes", "kB", "MB", "GB", "TB", "PB"];
-    let mut halves = u128::from(bytes) * 2;
-    let mut units = UNITS.into_iter().peekable();
-    while let Some(unit) = units.next() {
-        let rounded = halves.div_ceil(2);
-        if rounded < 10 * 1024 || units.peek().is_none() {
-            return format!("{rounded} {unit}");
-        }
-        halves /= 1024;
-    }
-    UNKNOWN.into()
-}
-
-/// Seconds with two or three digits. Nothing but 0 prints as 0.
-pub(in crate::cli) fn age(seconds: f64) -> String {
-    match seconds {
-        0.0 => "0 s".into(),
-        ..0.001 => "<1 ms".into(),
-        ..0.0995 => format!("{:.0} ms", seconds * 1e3),
-        ..9.95 if seconds.fract() != 0.0 => format!("{seconds:.1} s"),
-        ..119.5 => format!("{seconds:.0} s"),
-        ..7_170.0 => format!("{:.0} min", seconds / 60.0),
-        ..172_800.0 => format!("{:.1} h", seconds / 3_600.0),
-        _ => format!("{:.1} d", seconds / 86_400.0),
-    }
-}
 
 /// How far behind in time: exact, or the bounds that say anything.
 pub(in crate::cli) fn behind(report: &ConsumerReport) -> String {
@@ -80,40 +52,6 @@ pub(super) fn eta(report: &ConsumerReport) -> String {
 mod tests {
     use super::super::samples::{bounded, live, unknown};
     use super::*;
-
-    #[test]
-    fn sizes_are_as_pg_size_pretty_prints_them() {
-        for (bytes, text) in [
-            (0, "0 bytes"),
-            (10_239, "10239 bytes"),
-            (10_240, "10 kB"),
-            (41_000, "40 kB"),
-            (16 << 20, "16 MB"),
-            (10_239 << 10, "10239 kB"),
-            (1_500_000_000, "1431 MB"),
-            (u64::MAX, "16384 PB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
-    }
-
-    #[test]
-    fn nothing_but_zero_prints_as_zero() {
-        for (seconds, text) in [
-            (0.0, "0 s"),
-            (0.000_01, "<1 ms"),
-            (0.012, "12 ms"),
-            (0.0996, "0.1 s"),
-            (1.23, "1.2 s"),
-            (9.96, "10 s"),
-            (90.0, "90 s"),
-            (180.0, "3 min"),
-            (7_200.0, "2.0 h"),
-            (259_200.0, "3.0 d"),
-        ] {
-            assert_eq!(age(seconds), text);
-        }
-    }
 
     #[test]
     fn bounds_are_marked_and_the_unknown_is_not_a_number() {

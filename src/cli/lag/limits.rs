@@ -8,8 +8,8 @@ use humantime::format_duration;
 use ratatui::style::Color;
 
 use super::figures::{age, size};
-use crate::config::units::Size;
 use crate::lag::{ConsumerReport, Observe, State};
+use crate::units::Size;
 
 /// What must not be exceeded.
 #[derive(Clone, Copy, Debug, Default)]

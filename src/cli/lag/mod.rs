@@ -24,11 +24,11 @@ use probe::{Answer, Probe};
 
 use super::BAD_CONFIG;
 use super::output::{is_coloured, print};
-use crate::config::units::{self, Size};
 use crate::ident::SlotName;
 use crate::lag::{LagReport, Observe};
 use crate::source::Connector;
 use crate::telemetry;
+use crate::units::{self, Size};
 
 /// When the answer is given, complete or not. What is left of the two seconds that are promised is for the process to
 /// start, and to print.

@@ -7,8 +7,8 @@ use super::figures::{UNKNOWN, behind, count, many, size};
 use super::limits::{Limits, Verdict};
 use super::probe::Answer;
 use super::table::notes;
-use crate::config::units::Size;
 use crate::lag::ConsumerReport;
+use crate::units::Size;
 
 /// The whole answer.
 pub(super) fn render(answer: &Answer, limits: &Limits) -> String {

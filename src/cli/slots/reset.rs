@@ -11,12 +11,12 @@ use super::mark::{Mark, Standing, Store, is_lost};
 use super::pattern::Pattern;
 use super::plan::{Agreement, Plan};
 use super::wait::{Awaited, INITIAL_SYNC, Interruption};
-use crate::config::units;
 use crate::identity::{RuleSet, Scope, Severity};
 use crate::lag::{SlotKind, SlotReport, SourcePoll};
 use crate::source::Connector;
 use crate::source::catalog::{self, Budget};
 use crate::source::slots::SlotSession;
+use crate::units;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

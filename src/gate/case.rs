@@ -1,0 +1,106 @@
+//! One question to a gate: what is asked, of which gate, on which evidence, at which moment.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant};
+
+use super::evidence::{Evidence, Piece};
+use super::fence::Fence;
+use super::settling::Settling;
+use super::terms::{Phase, Terms};
+use crate::ident::SlotName;
+use crate::lsn::Lsn;
+use crate::units::Size;
+
+/// What is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Asked {
+    /// Which phase.
+    pub phase: Phase,
+    /// Another limit than the gate's.
+    pub max_lag: Option<Size>,
+    /// Another limit than the gate's.
+    pub max_age: Option<Duration>,
+    /// A fence of the caller's own.
+    pub target_lsn: Option<Lsn>,
+}
+
+impl Asked {
+    /// The phase by the gate's own limits and fence.
+    pub fn of(phase: Phase) -> Asked {
+        Asked { phase, max_lag: None, max_age: None, target_lsn: None }
+    }
+}
+
+/// Everything that a verdict depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Case<'a> {
+    /// The gate.
+    pub terms: &'a Terms,
+    /// What is asked of it.
+    pub asked: Asked,
+    /// What was seen; in a rollback with source and target exchanged.
+    pub evidence: &'a Evidence,
+    /// The fence that stands, on the side that is the source here.
+    pub fence: Option<&'a Fence>,
+    /// Since when consumers have been within which limits.
+    pub settling: &'a Settling,
+    /// The moment.
+    pub now: Instant,
+}
+
+impl<'a> Case<'a> {
+    /// The slots of the consumers that must have everything: in a rollback those of the way back.
+    pub fn consumers(&self) -> &'a [SlotName] {
+        match &self.terms.reverse {
+            Some(reverse) if self.asked.phase.is_back() => &reverse.consumers,
+            _ => &self.terms.consumers,
+        }
+    }
+
+    /// The fence that is asked about: the caller's own position before the one that stands.
+    pub fn fence(&self) -> Option<Cow<'a, Fence>> {
+        match self.asked.target_lsn {
+            Some(lsn) => Some(Cow::Owned(Fence::of_caller(lsn))),
+            None => self.fence.map(Cow::Borrowed),
+        }
+    }
+
+    /// T.
+    pub fn target_lsn(&self) -> Option<Lsn> {
+        self.asked.target_lsn.or(self.fence.map(|fence| fence.target_lsn))
+    }
+
+    /// The most that may be pending.
+    pub fn max_lag(&self) -> Size {
+        self.asked.max_lag.unwrap_or(self.terms.limits.lag)
+    }
+
+    /// The most that a consumer may be behind.
+    pub fn max_age(&self) -> Duration {
+        self.asked.max_age.unwrap_or(self.terms.limits.age)
+    }
+
+    /// A piece of evidence, if it counts.
+    ///
+    /// # Errors
+    /// If it is missing or too old, with why.
+    pub fn fresh<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
+        piece.fresh(self.now, self.terms.limits.staleness)
+    }
+
+    /// What a pass means, for a person.
+    pub(super) fn pass_in_words(&self) -> String {
+        let all = match self.consumers() {
+            [one] => one.to_string(),
+            several => format!("all {} consumers", several.len()),
+        };
+        match (self.asked.phase, self.target_lsn()) {
+            (Phase::Preflight, _) => format!("{all} may begin: everything that was looked at is ready"),
+            (Phase::Post, _) => "the target has taken over".into(),
+            (Phase::Cutover | Phase::Rollback, Some(lsn)) => {
+                format!("everything up to {lsn} has arrived at {all}, and nothing was written since")
+            }
+            (Phase::Cutover | Phase::Rollback, None) => "nothing is in the way".into(),
+        }
+    }
+}

@@ -1,0 +1,445 @@
+//! May we switch now: everything that was committed before the fence has arrived, and nothing was after it.
+
+use super::{Finds, Outcome, Rule, first_of};
+use crate::gate::case::Case;
+use crate::gate::evidence::{SlotEvidence, Subscription};
+use crate::gate::fence::{Fence, Stray, listed};
+use crate::gate::terms::{Kind, Phase};
+use crate::ident::SlotName;
+use crate::lag::{Followed, SlotKind};
+use crate::lsn::Lsn;
+use crate::units::size;
+
+pub(super) const RULES: &[Rule] = &[
+    Rule {
+        id: "fence",
+        expected: "a fence stands, and the source is of the same history as when it was set",
+        check: fence,
+    },
+    Rule {
+        id: "writers",
+        expected: "no transaction id, prepared transaction or DDL under way on the source",
+        check: writers,
+    },
+    Rule {
+        id: "caught-up",
+        expected: "every commit up to the fence is acknowledged by every consumer",
+        check: caught_up,
+    },
+    Rule { id: "applied", expected: "the target itself shows that it has everything up to the fence", check: applied },
+    Rule { id: "stray-writes", expected: "nothing was committed after the fence but the barrier", check: stray_writes },
+    Rule { id: "slot", expected: "one healthy slot in use for every consumer", check: slot },
+    Rule {
+        id: "subscription",
+        expected: "every subscription runs, with all its tables and no new error",
+        check: subscription,
+    },
+    Rule { id: "sequences", expected: "every sequence of the target is at or past the source's", check: sequences },
+    Rule { id: "data", expected: "rows and digests are equal on both sides", check: data },
+];
+
+/// The fence that is asked about.
+fn standing_fence<'a>(case: &Case<'a>) -> Result<std::borrow::Cow<'a, Fence>, String> {
+    case.fence().ok_or_else(|| "no fence stands".to_owned())
+}
+
+fn fence(case: &Case<'_>) -> Outcome {
+    let Some(fence) = case.fence() else {
+        let back = if case.asked.phase == Phase::Rollback { "?phase=rollback" } else { "" };
+        let fix = format!("stop writes, then POST /v1/gates/{}/fence{back}", case.terms.name);
+        let why = "no fence stands; one that was set before walgate started is not remembered";
+        return Ok(Finds::fail(why).with_fix(fix));
+    };
+    if let Some(why) = &fence.lost {
+        return Ok(Finds::fail(format!("the fence at {} holds no longer: {why}", fence.target_lsn)).with_fix(SET_AGAIN));
+    }
+    let now = case.fresh(&case.evidence.source.standing)?;
+    if now.in_recovery {
+        return Ok(Finds::fail("the source is a standby").with_fix("name the server that is written to as the source"));
+    }
+    if let Some(then) = fence.history.filter(|then| then.contradicts(now.history)) {
+        let observed = format!("the source is {} now; the fence was set on {then}", now.history);
+        return Ok(Finds::fail(observed).with_fix(SET_AGAIN));
+    }
+    let target = fence.target_lsn;
+    if now.flushed < target {
+        let observed = format!("the source's WAL ends at {}, before the fence at {target}", now.flushed);
+        return Ok(match fence.set_at {
+            Some(_) => Finds::fail(format!("{observed}: it is another server, or was restored")).with_fix(SET_AGAIN),
+            None => Finds::wait(observed),
+        });
+    }
+    Ok(Finds::pass(match (&fence.set_at, &fence.nonce) {
+        (Some(at), Some(_)) => format!("{target}, behind a barrier that was committed at {at}, on {}", now.history),
+        (Some(at), None) => format!("{target}, taken at {at} without writing, on {}", now.history),
+        (None, _) => format!("{target}, a position of the caller's, on {}", now.history),
+    }))
+}
+
+const SET_AGAIN: &str = "stop writes on the source that is in use now, and set the fence again";
+
+fn writers(case: &Case<'_>) -> Outcome {
+    let activity = case.fresh(&case.evidence.source.activity)?;
+    let mut at_work = activity.writers.clone();
+    at_work.extend(activity.ddl.iter().filter(|ddl| !activity.writers.iter().any(|w| w.pid == ddl.pid)).cloned());
+    if at_work.is_empty() {
+        return Ok(Finds::pass("nobody"));
+    }
+    let fix = "stop what writes, and end what is left: pg_terminate_backend(pid), ROLLBACK PREPARED";
+    Ok(Finds::wait(listed(&at_work)).with_fix(fix))
+}
+
+fn caught_up(case: &Case<'_>) -> Outcome {
+    let target = standing_fence(case)?.target_lsn;
+    let each =
+        case.consumers().iter().map(|slot| consumer_caught_up(case, slot, target).unwrap_or_else(Finds::unknown));
+    let each: Vec<Finds> = each.collect();
+    if each.is_empty() {
+        return Err("the gate names no consumer".into());
+    }
+    let proofs: Vec<String> = each.iter().map(|finds| finds.observed.clone()).collect();
+    Ok(Finds::worst(each, Finds::pass(proofs.join("; "))))
+}
+
+fn consumer_caught_up(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome {
+    let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
+    let Some(evidence) = case.fresh(&consumer.slot).map_err(|why| format!("{slot}: {why}"))? else {
+        return Ok(Finds::fail(format!("there is no slot {slot}")).with_fix("set its consumer up anew"));
+    };
+    let row = &evidence.row;
+    if row.is_lost() {
+        return Ok(Finds::fail(format!("{slot} is lost")).with_fix("set its consumer up anew"));
+    }
+    if row.kind == SlotKind::Physical {
+        return Ok(match row.reader.flush.or(row.restart_lsn) {
+            Some(flushed) if flushed >= target => Finds::pass(format!("{slot} has flushed up to {flushed}")),
+            Some(flushed) => {
+                Finds::wait(format!("{slot} has {} to flush before {target}", size(target.bytes_since(flushed))))
+            }
+            None => Finds::wait(format!("{slot} has flushed nothing yet")),
+        });
+    }
+    if !is_same_slot(evidence, target) {
+        let observed = format!(
+            "{slot} cannot be told from one that was dropped and created again after the fence: it was not seen before {}",
+            evidence.life.since
+        );
+        return Ok(Finds::unknown(observed).with_fix("verify the data, and set the fence again"));
+    }
+    let stream = case.fresh(&consumer.stream).ok();
+    if let Some(stream) = stream.filter(|stream| is_proof(stream, target)) {
+        return Ok(Finds::pass(format!("{slot} has acknowledged every commit of {} decoded bytes", stream.decoded)));
+    }
+    let acked = row.confirmed_flush.unwrap_or_default();
+    if acked >= target {
+        return Ok(Finds::pass(format!("{slot} has confirmed {acked}")));
+    }
+    Ok(Finds::wait(match stream.filter(|stream| !stream.doubtful) {
+        Some(stream) if stream.pending.transactions > 0 => format!(
+            "{slot} has {} to acknowledge before {target}",
+            amount(stream.pending.transactions, stream.pending.volume.rows)
+        ),
+        Some(stream) if stream.decoded < target => {
+            format!("{slot}: the server has {} to decode before {target}", size(target.bytes_since(stream.decoded)))
+        }
+        _ => format!("{slot} has confirmed {acked}, which is {} before {target}", size(target.bytes_since(acked))),
+    }))
+}
+
+/// Whether it is the slot of before the fence: it was seen by then, or keeps WAL of before. One that is created reserves
+/// WAL from where the server then is (`ReplicationSlotReserveWal`).
+fn is_same_slot(evidence: &SlotEvidence, target: Lsn) -> bool {
+    evidence.life.since <= target || evidence.row.restart_lsn.is_some_and(|restart| restart < target)
+}
+
+/// Whether the consumer's own stream proves that it has everything up to the position.
+fn is_proof(stream: &Followed, target: Lsn) -> bool {
+    stream.own && !stream.doubtful && stream.decoded >= target && stream.pending.transactions == 0
+}
+
+fn amount(transactions: u64, rows: u64) -> String {
+    let plural = |count| if count == 1 { "" } else { "s" };
+    format!("{transactions} transaction{} ({rows} row{})", plural(transactions), plural(rows))
+}
+
+fn applied(case: &Case<'_>) -> Outcome {
+    let target = standing_fence(case)?.target_lsn;
+    match case.terms.kind {
+        Kind::Slot => Ok(Finds::skip("of a target of kind slot nothing is known but what it acknowledges")),
+        Kind::Zero => replica_applied(case, target),
+        Kind::Subscription | Kind::Pglogical => {
+            let each = case.consumers().iter();
+            let each = each.map(|slot| origin_applied(case, slot, target).unwrap_or_else(Finds::unknown));
+            let each: Vec<Finds> = each.collect();
+            let proofs: Vec<String> = each.iter().map(|finds| finds.observed.clone()).collect();
+            Ok(Finds::worst(each, Finds::pass(proofs.join("; "))))
+        }
+        Kind::Standby => replayed(case, target),
+    }
+}
+
+/// The last commit up to the fence that was published to a consumer, as its stream has shown; `None` if none was.
+fn last_published(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Result<Option<Lsn>, String> {
+    let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
+    let stream =
+        case.fresh(&consumer.stream).map_err(|why| format!("the last commit for {slot} is not known: {why}"))?;
+    if stream.doubtful || stream.decoded < target {
+        return Err(format!("the last commit for {slot} is not known yet"));
+    }
+    Ok(stream.newest)
+}
+
+fn replica_applied(case: &Case<'_>, target: Lsn) -> Outcome {
+    if !case.terms.asks_replica {
+        return Ok(Finds::skip("the gate names no /statz of zero-cache's"));
+    }
+    let replica = *case.fresh(&case.evidence.target.replica)?;
+    for slot in case.consumers() {
+        if let Some(last) = last_published(case, slot, target)?.filter(|last| replica < *last) {
+            return Ok(Finds::wait(format!("zero-cache's replica is at {replica}, before the last commit at {last}")));
+        }
+    }
+    Ok(Finds::pass(format!("zero-cache's replica is at {replica}")))
+}
+
+fn origin_applied(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome {
+    let subscription = subscription_of(case, slot)?;
+    let Some(subscription) = subscription else {
+        return Ok(Finds::fail(format!("no subscription on the target reads {slot}")));
+    };
+    let name = &subscription.name;
+    let Some(last) = last_published(case, slot, target)? else {
+        return Ok(Finds::pass(format!("nothing was published to {name} since walgate reads along")));
+    };
+    Ok(match subscription.applied {
+        // The origin is at the end of a commit, which is behind where it begins.
+        Some(applied) if applied > last => Finds::pass(format!("{name} has applied up to {applied}, past {last}")),
+        Some(applied) => Finds::wait(format!("{name} has applied up to {applied}; the last commit is at {last}")),
+        None => Finds::wait(format!("{name} has applied nothing yet; the last commit is at {last}")),
+    })
+}
+
+fn replayed(case: &Case<'_>, target: Lsn) -> Outcome {
+    let source = case.fresh(&case.evidence.source.standing)?;
+    let standby = case.fresh(&case.evidence.target.standing)?;
+    if standby.history.system != source.history.system {
+        return Ok(Finds::fail(format!("the target is {}, and the source {}", standby.history, source.history))
+            .with_fix("name a standby of the source as the target"));
+    }
+    if !standby.in_recovery {
+        return Ok(Finds::fail("the target is no standby any more").with_fix("ask for the phase post"));
+    }
+    let receiver = case.fresh(&case.evidence.target.receiver)?;
+    if let Some((timeline, own)) = receiver.timeline.zip(source.history.timeline).filter(|(is, own)| is != own) {
+        return Ok(Finds::fail(format!("the target receives timeline {timeline}, and the source is on {own}")));
+    }
+    Ok(match receiver.replayed {
+        Some(replayed) if replayed >= target => Finds::pass(format!("replayed up to {replayed}")),
+        Some(replayed) => Finds::wait(format!("{} to replay before {target}", size(target.bytes_since(replayed)))),
+        None => return Err("the target does not say how far it has replayed".into()),
+    })
+}
+
+fn stray_writes(case: &Case<'_>) -> Outcome {
+    let fence = standing_fence(case)?;
+    let strays = case.consumers().iter().filter_map(|slot| {
+        let stream = case.evidence.consumers.get(slot)?;
+        // However old: what was seen was there.
+        let behind = stream.stream.value()?.behind.clone()?;
+        Some(Stray { commit_lsn: behind.0, table: behind.1.map(|table| table.to_string()) })
+    });
+    if let Some(stray) = fence.stray.clone().into_iter().chain(strays).next() {
+        let what = stray.table.map_or("a published table".into(), |table| format!("table {table}"));
+        let observed =
+            format!("{what} was written to at {}, after the fence at {}", stray.commit_lsn, fence.target_lsn);
+        return Ok(Finds::fail(observed).with_fix("find who writes and stop it, then set the fence again"));
+    }
+    let activity = case.fresh(&case.evidence.source.activity)?;
+    if fence.quiet_until == Some(activity.next_xid) {
+        return Ok(Finds::pass(format!("no transaction id was given since: {} is still the next", activity.next_xid)));
+    }
+    let flushed = case.fresh(&case.evidence.source.standing)?.flushed;
+    let each =
+        case.consumers().iter().map(|slot| nothing_published(case, slot, flushed).unwrap_or_else(Finds::unknown));
+    Ok(Finds::worst(
+        each,
+        Finds::pass(format!("transactions were committed since, and up to {flushed} none was published")),
+    ))
+}
+
+/// Whether a stream shows that nothing was published up to where the source is.
+fn nothing_published(case: &Case<'_>, slot: &SlotName, flushed: Lsn) -> Outcome {
+    let fix = "set the fence again while the server is quiet, let the consumer connect through the proxy, or set observe = \
+               \"slot\" for the source";
+    let stream = case.evidence.consumers.get(slot).map(|consumer| case.fresh(&consumer.stream));
+    Ok(match stream {
+        Some(Ok(stream)) if stream.doubtful => Finds::unknown(format!("commits of {slot} may have been missed")),
+        Some(Ok(stream)) if stream.decoded < flushed => Finds::wait(format!(
+            "transactions were committed after the fence, and of {slot} {} are still to be decoded",
+            size(flushed.bytes_since(stream.decoded))
+        )),
+        Some(Ok(_)) => Finds::pass(""),
+        Some(Err(why)) => Finds::unknown(format!(
+            "transactions were committed after the fence; whether they were published to {slot} is \
+                                    not known: {why}"
+        ))
+        .with_fix(fix),
+        None => Finds::unknown(format!("{slot} has not been looked at yet")),
+    })
+}
+
+/// One healthy slot in use for every consumer.
+pub(super) fn slot(case: &Case<'_>) -> Outcome {
+    let each = case.consumers().iter().map(|slot| healthy(case, slot).unwrap_or_else(Finds::unknown));
+    Ok(Finds::worst(each, Finds::pass(format!("{} in use", case.consumers().len()))))
+}
+
+fn healthy(case: &Case<'_>, slot: &SlotName) -> Outcome {
+    let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
+    let Some(SlotEvidence { row, life }) = case.fresh(&consumer.slot).map_err(|why| format!("{slot}: {why}"))? else {
+        return Ok(Finds::fail(format!("there is no slot {slot}")).with_fix("set its consumer up, or correct the name"));
+    };
+    let (kind, plugins): (_, &[&str]) = match case.terms.kind {
+        Kind::Standby => (SlotKind::Physical, &[]),
+        Kind::Subscription | Kind::Zero => (SlotKind::Logical, &["pgoutput"]),
+        Kind::Pglogical => (SlotKind::Logical, &["pglogical_output"]),
+        Kind::Slot => (row.kind, &[]),
+    };
+    let plugin = row.plugin.as_deref().unwrap_or_default();
+    if row.kind != kind || !(plugins.is_empty() || plugins.contains(&plugin)) {
+        let is = format!("{slot} is a {} slot {plugin}", row.kind.as_str());
+        return Ok(Finds::fail(format!("{}, not one for {}", is.trim_end(), case.terms.kind)));
+    }
+    if row.is_lost() {
+        return Ok(Finds::fail(format!("{slot} is lost")).with_fix("set its consumer up anew"));
+    }
+    if life.renewed {
+        let observed = format!(
+            "{slot} was dropped and created again while walgate watched: what was committed between is \
+                                missing at its consumer"
+        );
+        return Ok(Finds::fail(observed).with_fix("set its consumer up anew, verify the data, and restart walgate"));
+    }
+    match row.wal_status.as_deref() {
+        Some("reserved" | "extended") => {}
+        Some(status) => {
+            return Ok(Finds::fail(format!("the WAL that {slot} needs is {status}: it is about to be lost")));
+        }
+        None if row.restart_lsn.is_none() => return Ok(Finds::wait(format!("{slot} was never used"))),
+        None => return Err(format!("the server does not say whether the WAL that {slot} needs is there")),
+    }
+    let headroom = case.terms.limits.headroom;
+    if let Some(left) = row.safe_wal_size.map(|left| u64::try_from(left).unwrap_or(0)).filter(|left| *left < headroom.0)
+    {
+        return Ok(Finds::fail(format!("{} more WAL and {slot} is lost (limit {headroom})", size(left)))
+            .with_fix("raise max_slot_wal_keep_size"));
+    }
+    Ok(if row.active { Finds::pass("") } else { Finds::wait(format!("nobody reads {slot}")) })
+}
+
+/// The subscription on the target that reads this slot.
+fn subscription_of<'a>(case: &Case<'a>, slot: &SlotName) -> Result<Option<&'a Subscription>, String> {
+    let subscriptions = case.fresh(&case.evidence.target.subscriptions)?;
+    Ok(subscriptions.iter().find(|subscription| subscription.slot.as_ref() == Some(slot)))
+}
+
+/// Every subscription runs.
+pub(super) fn subscription(case: &Case<'_>) -> Outcome {
+    if !case.terms.kind.is_database() {
+        return Ok(Finds::skip(format!("a target of kind {} has none", case.terms.kind)));
+    }
+    let each = case.consumers().iter().map(|slot| {
+        let subscription = match subscription_of(case, slot) {
+            Ok(subscription) => subscription,
+            Err(why) => return Finds::unknown(why),
+        };
+        match subscription {
+            None => Finds::fail(format!("no subscription on the target reads {slot}")),
+            Some(subscription) => runs(subscription),
+        }
+    });
+    Ok(Finds::worst(each, Finds::pass(format!("{} of {} running", case.consumers().len(), case.consumers().len()))))
+}
+
+/// Whether a subscription is at work on all its tables, and nothing went wrong since walgate looks.
+pub(super) fn runs(subscription: &Subscription) -> Finds {
+    let name = &subscription.name;
+    let troubles = subscription.errors.unwrap_or(0) + subscription.conflicts.unwrap_or(0);
+    let new = troubles.saturating_sub(subscription.baseline.unwrap_or(troubles));
+    if !subscription.enabled {
+        return Finds::fail(format!("{name} is disabled")).with_fix(format!("ALTER SUBSCRIPTION {name} ENABLE"));
+    }
+    if let Some(skip) = subscription.skip {
+        return Finds::fail(format!("{name} is told to skip the transaction that ends at {skip}"))
+            .with_fix(format!("verify the data, and ALTER SUBSCRIPTION {name} SKIP (lsn = NONE)"));
+    }
+    if new > 0 {
+        let fix = "see the target's log; verify the data, and pg_stat_reset_subscription_stats() once they are equal";
+        return Finds::fail(format!("{name} has met {new} errors or conflicts since walgate looks")).with_fix(fix);
+    }
+    if !subscription.running {
+        let status = subscription.status.as_deref().unwrap_or("no worker runs");
+        return Finds::wait(format!("{name}: {status}")).with_fix("see the target's log");
+    }
+    if let Some(unready) =
+        first_of(subscription.unready.iter().map(|(table, state)| format!("{table} (state {state})")))
+    {
+        return Finds::wait(format!("{name} has tables that are not ready: {unready}"));
+    }
+    if subscription.tables == 0 {
+        return Finds::fail(format!("{name} replicates no table"))
+            .with_fix(format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION"));
+    }
+    Finds::pass("")
+}
+
+fn sequences(case: &Case<'_>) -> Outcome {
+    if !case.terms.kind.is_database() {
+        return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
+    }
+    let (source, target) = (case.fresh(&case.evidence.source.sequences)?, case.fresh(&case.evidence.target.sequences)?);
+    let fix = format!("walgate gate sequences {} --apply", case.terms.name);
+    let mut behind = Vec::new();
+    for sequence in source.iter().filter(|sequence| !is_accepted(case, &sequence.name.to_string())) {
+        let Some(other) = target.iter().find(|other| other.name == sequence.name) else {
+            behind.push(format!("{} is missing", sequence.name));
+            continue;
+        };
+        let (Some(is), Some(wanted)) = (other.next, sequence.next) else {
+            return Err(format!("walgate's role may not read sequence {} on both sides", sequence.name));
+        };
+        if (sequence.increment > 0 && is < wanted) || (sequence.increment < 0 && is > wanted) {
+            behind.push(format!("{} would give {is}, and {wanted} on the source", sequence.name));
+        }
+    }
+    Ok(match first_of(behind.iter()) {
+        None => Finds::pass(format!("{} at or past", source.len())),
+        Some(behind) => Finds::wait(behind).with_fix(fix),
+    })
+}
+
+/// Whether the configuration says that this may be missing on the target.
+pub(super) fn is_accepted(case: &Case<'_>, name: &str) -> bool {
+    case.terms.accept_unreplicated.contains(name)
+}
+
+fn data(case: &Case<'_>) -> Outcome {
+    if !case.terms.data {
+        return Ok(Finds::skip("not asked for (data = true)"));
+    }
+    let target = standing_fence(case)?.target_lsn;
+    let Some(data) = case.evidence.target.data.value() else {
+        case.fresh(&case.evidence.target.data)?;
+        return Err("the data have not been compared yet".into());
+    };
+    if data.under != Some(target) {
+        return Ok(Finds::wait("the data are compared once everything else passes"));
+    }
+    if let Some(different) = first_of(data.different.iter().map(|(table, how)| format!("{table}: {how}"))) {
+        return Ok(Finds::fail(different).with_fix(format!("walgate gate verify {}", case.terms.name)));
+    }
+    if let Some((table, why)) = data.unseen.first() {
+        return Ok(Finds::unknown(format!("{table} was not compared whole: {why}")));
+    }
+    Ok(Finds::pass(format!("{} tables are equal", data.equal)))
+}

@@ -1,0 +1,162 @@
+//! Did it really happen: the target has taken over, nothing was left behind, and the old source is silent.
+
+use super::cutover::{is_accepted, runs};
+use super::{Finds, Outcome, Rule, Status, first_of};
+use crate::gate::case::Case;
+use crate::gate::fence::listed;
+use crate::gate::terms::Kind;
+
+pub(super) const RULES: &[Rule] = &[
+    Rule { id: "promoted", expected: "the target is out of recovery and takes a write", check: promoted },
+    Rule {
+        id: "timeline",
+        expected: "the target's timeline forks from the source's at or past the fence",
+        check: timeline,
+    },
+    Rule { id: "reverse", expected: "what carries changes back to the source runs", check: reverse },
+    Rule { id: "old-source", expected: "no client sessions and no commits on the old source", check: old_source },
+    Rule { id: "leftovers", expected: "the forward slots are gone, and no inactive slot keeps WAL", check: leftovers },
+];
+
+/// What a way back wants besides the proof of a cutover.
+pub(super) const BACK: &[Rule] = &[Rule {
+    id: "unreplicated",
+    expected: "everything that replication leaves out is accepted by name",
+    check: unreplicated,
+}];
+
+fn promoted(case: &Case<'_>) -> Outcome {
+    let target = case.fresh(&case.evidence.target.standing)?;
+    if target.in_recovery {
+        return Ok(Finds::wait("the target is in recovery").with_fix("promote it: SELECT pg_promote()"));
+    }
+    Ok(match case.fresh(&case.evidence.target.writable)? {
+        Ok(()) => Finds::pass("a transaction was committed there just now"),
+        Err(why) => Finds::wait(format!("the target takes no write: {why}")),
+    })
+}
+
+fn timeline(case: &Case<'_>) -> Outcome {
+    if case.terms.kind != Kind::Standby {
+        return Ok(Finds::skip(format!("a target of kind {} has a history of its own", case.terms.kind)));
+    }
+    let Some(fence) = case.fence() else {
+        return Err(
+            "no fence stands, so what was to be there is not known; one that was set before walgate started is not \
+                    remembered"
+                .into(),
+        );
+    };
+    let Some(then) = fence.history else {
+        return Err("of a position of the caller's the timeline is not known".into());
+    };
+    let lsn = fence.target_lsn;
+    let now = *case.fresh(&case.evidence.target.replication)?;
+    if now.system != then.system {
+        return Ok(Finds::fail(format!("the target is {now}, and the fence was set on {then}: they share no history")));
+    }
+    let (Some(now), Some(then)) = (now.timeline, then.timeline) else {
+        return Err("which timeline the target is on is not known".into());
+    };
+    if now == then {
+        return Ok(
+            Finds::wait(format!("the target is still on timeline {now}")).with_fix("promote it: SELECT pg_promote()")
+        );
+    }
+    let forks = case.fresh(&case.evidence.target.forks)?;
+    Ok(match forks.iter().find(|fork| fork.timeline == then) {
+        Some(fork) if fork.at >= lsn => {
+            Finds::pass(format!("timeline {now} forks from {then} at {}, past the fence at {lsn}", fork.at))
+        }
+        Some(fork) => Finds::fail(format!(
+            "timeline {now} forks from {then} at {}, before the fence at {lsn}: what was committed between is lost",
+            fork.at
+        ))
+        .with_fix("do not open the target; go back to the old source, or copy what is missing"),
+        None => Finds::fail(format!("timeline {now} does not come from {then}: it is of another promotion")),
+    })
+}
+
+fn reverse(case: &Case<'_>) -> Outcome {
+    let Some(reverse) = &case.terms.reverse else {
+        return Ok(Finds::skip("no way back is configured"));
+    };
+    let back = case.fresh(&case.evidence.source.subscriptions)?;
+    let slots = &case.fresh(&case.evidence.target.standing)?.slots;
+    let each = reverse.consumers.iter().map(|slot| {
+        match (slots.get(slot), back.iter().find(|subscription| subscription.slot.as_ref() == Some(slot))) {
+            (None, _) => Finds::fail(format!("the target has no slot {slot}")),
+            (_, None) => Finds::fail(format!("no subscription on the old source reads {slot}")),
+            (Some(slot_there), Some(subscription)) => match runs(subscription) {
+                finds if finds.status != Status::Pass => finds,
+                _ if !slot_there.active => Finds::wait(format!("nobody reads {slot}")),
+                runs => runs,
+            },
+        }
+    });
+    Ok(Finds::worst(each, Finds::pass(format!("{} running", reverse.consumers.len()))))
+}
+
+fn old_source(case: &Case<'_>) -> Outcome {
+    let source = &case.evidence.source;
+    if case.terms.accept_stopped_source && case.fresh(&source.stopped) == Ok(&true) {
+        return Ok(Finds::pass("nothing listens there, as accept_stopped_source allows"));
+    }
+    let activity = case.fresh(&source.activity)?;
+    if let Some(clients) = first_of(activity.clients.iter()) {
+        let observed = format!("connected to the old source: {clients}");
+        return Ok(Finds::wait(observed).with_fix("move these clients to the target"));
+    }
+    if !activity.writers.is_empty() && case.terms.reverse.is_none() {
+        return Ok(Finds::wait(listed(&activity.writers)));
+    }
+    // What comes back is committed there too.
+    if case.terms.reverse.is_some() {
+        return Ok(Finds::pass("no client is connected"));
+    }
+    let Some(until) = case.fence().and_then(|fence| fence.quiet_until) else {
+        return Err(
+            "whether anything was committed since is not known: the server was not quiet when the fence was set".into(),
+        );
+    };
+    Ok(if activity.next_xid == until {
+        Finds::pass("no client is connected, and no transaction id was given since the fence")
+    } else {
+        let given = activity.next_xid.saturating_sub(until);
+        Finds::fail(format!("{given} transaction ids were given on the old source since the fence"))
+            .with_fix("find out what was written there, and copy it")
+    })
+}
+
+fn leftovers(case: &Case<'_>) -> Outcome {
+    let source = &case.evidence.source;
+    let stopped = case.terms.accept_stopped_source && case.fresh(&source.stopped) == Ok(&true);
+    if !stopped {
+        let slots = &case.fresh(&source.standing)?.slots;
+        if let Some(slot) = case.terms.consumers.iter().find(|slot| slots.contains_key(*slot)) {
+            return Ok(Finds::fail(format!("the forward slot {slot} is still there, and keeps WAL"))
+                .with_fix("drop its subscription, or SELECT pg_drop_replication_slot()"));
+        }
+    }
+    let slots = &case.fresh(&case.evidence.target.standing)?.slots;
+    Ok(match slots.iter().find(|(_, slot)| !slot.active && slot.retained.is_some()) {
+        Some((slot, _)) => Finds::fail(format!("nobody reads slot {slot} of the target, and it keeps WAL"))
+            .with_fix(format!("SELECT pg_drop_replication_slot('{slot}')")),
+        None => Finds::pass("none"),
+    })
+}
+
+/// Everything that replication leaves out is accepted by name.
+pub(super) fn unreplicated(case: &Case<'_>) -> Outcome {
+    if case.terms.kind == Kind::Standby {
+        return Ok(Finds::skip("a standby has everything but what is unlogged"));
+    }
+    let left_out = case.fresh(&case.evidence.source.unreplicated)?;
+    let mut open = left_out.iter().filter(|item| !is_accepted(case, &item.name));
+    let all = first_of(open.clone().map(|item| format!("{} ({})", item.name, item.what)));
+    let Some((first, all)) = open.next().zip(all) else {
+        return Ok(Finds::pass(format!("{} left out, all accepted", left_out.len())));
+    };
+    let fix = format!("carry it over by hand, and add {:?} to accept_unreplicated", first.name);
+    Ok(Finds::fail(format!("not replicated: {all}")).with_fix(fix))
+}

@@ -1,0 +1,353 @@
+//! What was seen. Every piece says when, and by which way; one that is missing says why.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::fence::Writer;
+use crate::ident::{SlotName, TableName};
+use crate::identity::Finding;
+use crate::lag::{ConsumerReport, Followed, History, SlotLife, SlotRow};
+use crate::lsn::Lsn;
+use crate::units::age;
+
+/// A piece of evidence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece<T> {
+    /// It was seen.
+    Seen {
+        /// What.
+        value: T,
+        /// When the look at it was begun.
+        at: Instant,
+        /// Whom walgate asked, for people: `pg_stat_activity of blue`.
+        from: &'static str,
+    },
+    /// It was not, and why.
+    Unseen(String),
+}
+
+impl<T> Default for Piece<T> {
+    fn default() -> Piece<T> {
+        Piece::Unseen("it has not been looked at yet".into())
+    }
+}
+
+impl<T> Piece<T> {
+    /// What was seen, while it counts: not earlier than `staleness` before `now`. Else why nothing can be said.
+    ///
+    /// # Errors
+    /// If it is missing or too old.
+    pub fn fresh(&self, now: Instant, staleness: Duration) -> Result<&T, String> {
+        match self {
+            Piece::Seen { value, at, from } => {
+                // What claims to be from later than now is from another clock.
+                let seen = now.checked_duration_since(*at).filter(|seen| *seen <= staleness);
+                seen.map(|_| value).ok_or_else(|| {
+                    let seen = now.saturating_duration_since(*at).as_secs_f64();
+                    format!("{from} was last looked at {} ago, which is too long to count", age(seen))
+                })
+            }
+            Piece::Unseen(why) => Err(why.clone()),
+        }
+    }
+
+    /// What was seen, however old.
+    pub fn value(&self) -> Option<&T> {
+        match self {
+            Piece::Seen { value, .. } => Some(value),
+            Piece::Unseen(_) => None,
+        }
+    }
+
+    /// When it was seen.
+    pub fn at(&self) -> Option<Instant> {
+        match self {
+            Piece::Seen { at, .. } => Some(*at),
+            Piece::Unseen(_) => None,
+        }
+    }
+
+    /// The same evidence of a part of it.
+    pub fn map<U>(self, part: impl FnOnce(T) -> U) -> Piece<U> {
+        match self {
+            Piece::Seen { value, at, from } => Piece::Seen { value: part(value), at, from },
+            Piece::Unseen(why) => Piece::Unseen(why),
+        }
+    }
+}
+
+/// Everything that a verdict rests on.
+#[derive(Clone, Debug, Default)]
+pub struct Evidence {
+    /// The side that is written to: in a rollback the target of the gate.
+    pub source: SourceSide,
+    /// By slot, those that the gate names.
+    pub consumers: BTreeMap<SlotName, ConsumerSide>,
+    /// The side that is to be written to.
+    pub target: TargetSide,
+}
+
+/// What was seen of the source.
+#[derive(Clone, Debug, Default)]
+pub struct SourceSide {
+    /// Which history it is of, and how far.
+    pub standing: Piece<Standing>,
+    /// Who is at work on it.
+    pub activity: Piece<Activity>,
+    /// How it is set up.
+    pub settings: Piece<Settings>,
+    /// That walgate's role opened a replication connection, and what IDENTIFY_SYSTEM said there.
+    pub replication: Piece<History>,
+    /// The identity findings that concern the consumers' publications.
+    pub findings: Piece<Vec<Finding>>,
+    /// Its tables.
+    pub schema: Piece<Schema>,
+    /// Its sequences.
+    pub sequences: Piece<Vec<Sequence>>,
+    /// What no publication of the consumers carries, and nothing else does.
+    pub unreplicated: Piece<Vec<Unreplicated>>,
+    /// The subscriptions that it has itself: of the way back.
+    pub subscriptions: Piece<Vec<Subscription>>,
+    /// That it cannot be asked because nothing listens there any more.
+    pub stopped: Piece<bool>,
+}
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Which history its positions are of.
+    pub history: History,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// How far its WAL is flushed (on a standby: replayed).
+    pub flushed: Lsn,
+    /// All slots there are.
+    pub slots: BTreeMap<SlotName, SlotSummary>,
+}
+
+/// A slot that is not a consumer of the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotSummary {
+    /// Whether somebody reads it.
+    pub active: bool,
+    /// WAL that it keeps, in bytes.
+    pub retained: Option<u64>,
+}
+
+/// Who is at work on a database at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Backends of this database that hold a transaction id, and prepared transactions.
+    pub writers: Vec<Writer>,
+    /// The next transaction id to be given, with its epoch (`pg_snapshot_xmax`).
+    pub next_xid: u64,
+    /// Whether no transaction id of any database is in progress (`pg_snapshot_xmin` is `pg_snapshot_xmax`).
+    pub quiet: bool,
+    /// Client sessions of this database, but for walgate's own and the walsenders, as `pid application_name`.
+    pub clients: Vec<String>,
+    /// The oldest transaction that is open here, and how old.
+    pub oldest: Option<(Writer, Duration)>,
+    /// Sessions that wait for or hold locks that forbid reading, with what they run: DDL under way.
+    pub ddl: Vec<Writer>,
+}
+
+/// How a server is set up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `server_version_num / 10000`
+    pub major: u32,
+    /// `wal_level`
+    pub wal_level: String,
+    /// `max_replication_slots` and how many are in use.
+    pub slots: (u32, u32),
+    /// `max_wal_senders` and how many are in use.
+    pub senders: (u32, u32),
+    /// `max_logical_replication_workers` and how many are in use.
+    pub logical_workers: (u32, u32),
+    /// `max_worker_processes` and how many are in use.
+    pub workers: (u32, u32),
+    /// `max_active_replication_origins` (before 18 `max_replication_slots`) and how many are in use.
+    pub origins: (u32, u32),
+    /// The database's encoding.
+    pub encoding: String,
+    /// The database's `LC_COLLATE` and provider.
+    pub collation: String,
+    /// Installed extensions with their versions.
+    pub extensions: BTreeMap<String, String>,
+}
+
+/// The tables of a database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Schema {
+    /// By name.
+    pub tables: BTreeMap<TableName, Table>,
+}
+
+/// A table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// By name.
+    pub columns: BTreeMap<String, Column>,
+    /// What rows must satisfy, in the words of `pg_get_constraintdef` and `pg_get_indexdef` without names.
+    pub constraints: Vec<String>,
+}
+
+/// A column.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Column {
+    /// As `format_type` names it.
+    pub type_name: String,
+    /// `NOT NULL`
+    pub not_null: bool,
+    /// `GENERATED … STORED`
+    pub generated: bool,
+    /// What is put into it where nothing is given.
+    pub has_default: bool,
+}
+
+/// A sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sequence {
+    /// `schema.name`
+    pub name: TableName,
+    /// `data_type`
+    pub data_type: String,
+    /// `increment_by`
+    pub increment: i64,
+    /// `min_value`
+    pub min: i64,
+    /// `max_value`
+    pub max: i64,
+    /// `cycle`
+    pub cycle: bool,
+    /// The value that the next `nextval` gives at the least (at the most, where it counts down); `None` where it may not be
+    /// read.
+    pub next: Option<i128>,
+}
+
+impl Sequence {
+    /// How it counts, without how far it is.
+    pub fn definition(&self) -> (&str, i64, i64, i64, bool) {
+        (&self.data_type, self.increment, self.min, self.max, self.cycle)
+    }
+}
+
+/// Something that replication leaves out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreplicated {
+    /// `schema.name` as SQL needs it, or `large objects`.
+    pub name: String,
+    /// What it is, and why it is left out: `unlogged table`.
+    pub what: String,
+}
+
+/// What was seen of a consumer on the source.
+#[derive(Clone, Debug, Default)]
+pub struct ConsumerSide {
+    /// Its slot; `None` where there is none of the name.
+    pub slot: Piece<Option<SlotEvidence>>,
+    /// What its stream has shown, its own or a copy's.
+    pub stream: Piece<Followed>,
+    /// How far behind it is.
+    pub report: Option<ConsumerReport>,
+}
+
+/// A slot, and since when it is the same.
+#[derive(Clone, Debug)]
+pub struct SlotEvidence {
+    /// The row of `pg_replication_slots`.
+    pub row: SlotRow,
+    /// Since when it is the same.
+    pub life: SlotLife,
+}
+
+/// What was seen of the target.
+#[derive(Clone, Debug, Default)]
+pub struct TargetSide {
+    /// Which history it is of, and how far.
+    pub standing: Piece<Standing>,
+    /// How it is set up.
+    pub settings: Piece<Settings>,
+    /// That walgate's role opened a replication connection, and what IDENTIFY_SYSTEM said there.
+    pub replication: Piece<History>,
+    /// Where the timelines before its own ended, oldest first (`TIMELINE_HISTORY`).
+    pub forks: Piece<Vec<Fork>>,
+    /// Its tables.
+    pub schema: Piece<Schema>,
+    /// Its sequences.
+    pub sequences: Piece<Vec<Sequence>>,
+    /// Its subscriptions, PostgreSQL's own or pglogical's.
+    pub subscriptions: Piece<Vec<Subscription>>,
+    /// Its WAL receiver, where it is a standby.
+    pub receiver: Piece<Receiver>,
+    /// How far zero-cache's SQLite replica is.
+    pub replica: Piece<Lsn>,
+    /// That a transaction was committed there just now, or why not.
+    pub writable: Piece<Result<(), String>>,
+    /// How its data compare with the source's.
+    pub data: Piece<DataEvidence>,
+}
+
+/// Where a timeline ended and the next one began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fork {
+    /// The timeline that ended.
+    pub timeline: u32,
+    /// Its last position.
+    pub at: Lsn,
+}
+
+/// A subscription on the target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Subscription {
+    /// Its name.
+    pub name: String,
+    /// The slot on the source that it reads.
+    pub slot: Option<SlotName>,
+    /// Whether it is enabled.
+    pub enabled: bool,
+    /// Whether its worker runs.
+    pub running: bool,
+    /// How its worker is, in words, where that is said.
+    pub status: Option<String>,
+    /// Tables that are not replicated continuously yet, with their states.
+    pub unready: Vec<(TableName, String)>,
+    /// How many tables it replicates.
+    pub tables: usize,
+    /// The furthest position of the source that it has applied (its replication origin); `None` before the first.
+    pub applied: Option<Lsn>,
+    /// Errors when applying and copying that were counted so far; `None` where the version does not count.
+    pub errors: Option<u64>,
+    /// Conflicts that were counted so far (PostgreSQL 18 and later).
+    pub conflicts: Option<u64>,
+    /// The errors and conflicts that had been counted when the keeper first looked, or less since.
+    pub baseline: Option<u64>,
+    /// The transaction that it is told to skip.
+    pub skip: Option<Lsn>,
+}
+
+/// The WAL receiver of a standby.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receiver {
+    /// `status` of `pg_stat_wal_receiver`; `None` where none runs.
+    pub status: Option<String>,
+    /// The timeline that it receives.
+    pub timeline: Option<u32>,
+    /// The slot that it reads on the source.
+    pub slot: Option<SlotName>,
+    /// How far WAL is replayed.
+    pub replayed: Option<Lsn>,
+}
+
+/// How the data of both sides compare.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataEvidence {
+    /// Tables that are equal.
+    pub equal: usize,
+    /// Tables that differ, with how.
+    pub different: Vec<(TableName, String)>,
+    /// Tables of which not everything was looked at, with why.
+    pub unseen: Vec<(TableName, String)>,
+    /// The fence that it was begun under; data that were compared before writes stopped prove nothing.
+    pub under: Option<Lsn>,
+}

@@ -1,0 +1,192 @@
+//! The fence: the position T that every consumer must pass, and what must not happen behind it.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::evidence::Activity;
+use crate::lag::History;
+use crate::lsn::Lsn;
+use crate::time::PgTimestamp;
+use crate::units::age;
+
+/// A page of the WAL, and the longest header of one: where nothing follows yet, the insert position is behind the header
+/// of a page that is not there, and the flush position before it.
+const PAGE: u64 = 8192;
+const PAGE_HEADER: u64 = 40;
+
+/// A position taken after writes stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Fence {
+    /// T: everything that was committed before writes stopped lies below it.
+    pub target_lsn: Lsn,
+    /// What the barrier message carries; none where nothing was written, or the position is the caller's own.
+    pub nonce: Option<String>,
+    /// When it was set, by this machine's clock; unknown of a position of the caller's.
+    pub set_at: Option<PgTimestamp>,
+    /// Which history the position is of.
+    #[serde(skip)]
+    pub history: Option<History>,
+    /// The next transaction id when it was taken, if none but the barrier's was in progress or given meanwhile: as long
+    /// as that is still the next one, nothing was committed behind the fence.
+    #[serde(skip)]
+    pub quiet_until: Option<u64>,
+    /// The first write behind it that was seen. Once seen it stands, whatever is seen later.
+    pub stray: Option<Stray>,
+    /// Why it holds no longer. Once lost it stays so, whatever is seen later.
+    pub lost: Option<String>,
+}
+
+/// A published commit behind a fence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stray {
+    /// Its `commit_lsn`.
+    pub commit_lsn: Lsn,
+    /// A table that it changes, as SQL needs it.
+    pub table: Option<String>,
+}
+
+/// How a fence was taken, step by step.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// Who was at work before.
+    pub before: Activity,
+    /// What was done then.
+    pub barrier: Barrier,
+    /// How far the WAL was flushed then.
+    pub flushed: Lsn,
+    /// Who was at work after that.
+    pub after: Activity,
+    /// Which history the server was of.
+    pub history: History,
+    /// Whether the server is a standby.
+    pub in_recovery: bool,
+    /// When, by this machine's clock.
+    pub at: PgTimestamp,
+}
+
+/// What stands between before and after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Barrier {
+    /// A transactional message was committed, and flushed.
+    Written {
+        /// What it carries.
+        nonce: String,
+        /// Its transaction id, with the epoch.
+        xid: u64,
+    },
+    /// Nothing was written; the insert position was here.
+    Unwritten(Lsn),
+}
+
+/// Somebody who holds a transaction id, or a prepared transaction.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Writer {
+    /// The backend; none of a prepared transaction.
+    pub pid: Option<i32>,
+    /// `application_name`, or the `gid` of a prepared transaction.
+    pub name: String,
+    /// Whose it is.
+    pub user: Option<String>,
+    /// What it is at, in words: `idle in transaction`, `prepared`.
+    pub state: String,
+    /// For how long its transaction is open.
+    #[serde(skip)]
+    pub open: Option<Duration>,
+}
+
+/// Why there is no fence.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Somebody writes.
+    #[error("writes have not stopped: {}", listed(.0))]
+    Writers(Vec<Writer>),
+    /// The source is a standby.
+    #[error("the source is a standby: writes stop at its primary")]
+    Standby,
+    /// WAL before the fence is not on disk, so nobody has it.
+    #[error(
+        "WAL up to {inserted} is written and only flushed up to {flushed}: a commit without synchronous_commit may be left; try again"
+    )]
+    Unflushed {
+        /// How far it is written.
+        inserted: Lsn,
+        /// How far it is flushed.
+        flushed: Lsn,
+    },
+}
+
+impl Fence {
+    /// The fence that was taken so.
+    ///
+    /// # Errors
+    /// If it proves nothing.
+    pub fn take(taken: Taken) -> Result<Fence, Refusal> {
+        if taken.in_recovery {
+            return Err(Refusal::Standby);
+        }
+        let writers: Vec<Writer> = [&taken.before, &taken.after].into_iter().flat_map(|a| a.writers.clone()).collect();
+        if !writers.is_empty() {
+            return Err(Refusal::Writers(writers));
+        }
+        let (before, after) = (&taken.before, &taken.after);
+        let (nonce, given) = match taken.barrier {
+            Barrier::Written { nonce, xid } => (Some(nonce), before.next_xid == xid && after.next_xid == xid + 1),
+            Barrier::Unwritten(inserted) if !is_flushed(inserted, taken.flushed) => {
+                return Err(Refusal::Unflushed { inserted, flushed: taken.flushed });
+            }
+            Barrier::Unwritten(_) => (None, before.next_xid == after.next_xid),
+        };
+        Ok(Fence {
+            target_lsn: taken.flushed,
+            nonce,
+            set_at: Some(taken.at),
+            history: Some(taken.history),
+            quiet_until: (given && before.quiet && after.quiet).then_some(after.next_xid),
+            stray: None,
+            lost: None,
+        })
+    }
+
+    /// A position that the caller vouches for. Of what happened around it nothing is known.
+    pub fn of_caller(target_lsn: Lsn) -> Fence {
+        Fence { target_lsn, nonce: None, set_at: None, history: None, quiet_until: None, stray: None, lost: None }
+    }
+}
+
+/// Whether everything below the insert position is flushed.
+fn is_flushed(inserted: Lsn, flushed: Lsn) -> bool {
+    let header = flushed.0.is_multiple_of(PAGE) && inserted.bytes_since(flushed) <= PAGE_HEADER;
+    flushed >= inserted || header
+}
+
+/// Names everybody, the first few with what they are at.
+pub(super) fn listed(writers: &[Writer]) -> String {
+    const SHOWN: usize = 3;
+    let mut all: Vec<String> = writers.iter().take(SHOWN).map(ToString::to_string).collect();
+    if writers.len() > SHOWN {
+        all.push(format!("{} more", writers.len() - SHOWN));
+    }
+    all.join(", ")
+}
+
+impl fmt::Display for Writer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => f.write_str("transaction")?,
+        }
+        if !self.name.is_empty() {
+            write!(f, " {:?}", self.name)?;
+        }
+        if let Some(user) = &self.user {
+            write!(f, " of {user}")?;
+        }
+        write!(f, " ({}", self.state)?;
+        if let Some(open) = self.open {
+            write!(f, " for {}", age(open.as_secs_f64()))?;
+        }
+        f.write_str(")")
+    }
+}

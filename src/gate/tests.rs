@@ -1,0 +1,1 @@
+//! Every check both ways, on made-up evidence.
