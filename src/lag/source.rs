@@ -30,6 +30,11 @@ pub struct Attachment {
 }
 
 impl Attachment {
+    /// Whose stream it is.
+    pub fn slot(&self) -> &SlotName {
+        &self.slot
+    }
+
     /// Notes whether the consumer has left its socket full.
     #[inline]
     pub fn set_full(&self, full: bool) {

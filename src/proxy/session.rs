@@ -198,7 +198,7 @@ async fn session(
         }
     }
     let sentry = (kind == SessionKind::Logical).then(|| Box::new(Sentry::new(shared, &listed.database)));
-    let ended = relay(&mut client, &mut server, tap, sentry, &shared.metrics, listed, &shared.drain).await;
+    let ended = relay(&mut client, &mut server, tap, sentry, shared, listed).await;
     // A reset is passed on as one: nobody is to wait for what will not come.
     match &ended {
         Err(RelayError::Downstream(error)) if error.kind() == io::ErrorKind::ConnectionReset => reset(&server),

@@ -10,14 +10,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::BytesMut;
+
 use crate::ident::SlotName;
 use crate::lag::{Attachment, Consumer, History, Observe, SlotKind, Untapped};
 use crate::source::dsn::Host;
 use crate::source::{self, Source};
 use crate::telemetry::StreamMetrics;
 use crate::time::PgTimestamp;
+use crate::wire::backend::put_message;
 use crate::wire::command::{Command, Mode, StartReplication};
-use crate::wire::copy_both::{ReceiverMessage, WalMessage, XLOG_DATA_HEADER};
+use crate::wire::copy_both::{ReceiverMessage, StatusUpdate, WalMessage, XLOG_DATA_HEADER};
 use crate::wire::{Cursor, DecodeError, Frame, FrameReader};
 
 /// Bytes kept of a server's message: the longest head of a pgoutput message is a Relation with two names of
@@ -50,6 +53,10 @@ struct Session {
     /// The transaction status in the latest ReadyForQuery; `None` before the first one.
     status: Option<u8>,
     streaming: Streaming,
+    /// What the client has acknowledged last on the stream, while it may be repeated.
+    acknowledged: Option<StatusUpdate>,
+    /// How often proof was asked of the stream's slot, as far as that was done.
+    proven: u64,
     /// Message borders are lost: nothing can be read any more.
     blind: bool,
 }
@@ -107,6 +114,8 @@ impl Tap {
                 asked: VecDeque::new(),
                 status: None,
                 streaming: Streaming::No,
+                acknowledged: None,
+                proven: 0,
                 blind: false,
             },
         }
@@ -128,6 +137,21 @@ impl Tap {
             (Streaming::No, Some(status)) if asked.is_empty() && self.downstream.at_boundary() => Turn::Client(*status),
             (Streaming::No, _) => Turn::Server,
         }
+    }
+
+    /// The status update that asks the server how far it is, if a gate wants to know that of this stream, and the client is
+    /// between two messages. It repeats the client's own last one: nothing is acknowledged that the client has not.
+    pub(super) fn take_proof(&mut self) -> Option<BytesMut> {
+        let Streaming::Followed(stream) = &self.session.streaming else { return None };
+        let asked = self.session.source.proofs_asked(stream.slot());
+        if asked == self.session.proven || !self.upstream.at_boundary() {
+            return None;
+        }
+        let update = StatusUpdate { reply_requested: true, ..self.session.acknowledged? };
+        self.session.proven = asked;
+        let mut message = BytesMut::new();
+        put_message(&mut message, b'd', |body| update.encode(body));
+        Some(message)
     }
 
     /// Reads what was forwarded to the client.
@@ -239,6 +263,8 @@ impl Session {
         if consumer.take_schema_shown() {
             self.source.want_audit();
         }
+        drop(lag);
+        self.source.note_progress();
         Some(read)
     }
 
@@ -265,6 +291,8 @@ impl Session {
     fn client_message(&mut self, frame: Frame<'_>, now: Instant) {
         match frame.tag {
             b'd' => self.receiver_message(frame, now),
+            // CopyDone, CopyFail: the client's side of the stream has ended.
+            b'c' | b'f' => self.acknowledged = None,
             b'Q' => self.ask(parse_query(frame)),
             // These are answered with a ReadyForQuery too, if only because a walsender refuses them.
             b'S' | b'F' => self.ask(Asked::Other),
@@ -302,6 +330,9 @@ impl Session {
         if let Some(listed) = &self.listed {
             listed.set_slot(slot.clone());
         }
+        self.acknowledged = None;
+        // What was asked before is no question to this stream.
+        self.proven = slot.as_ref().map_or(0, |slot| self.source.proofs_asked(slot));
         let stream = slot.map(|slot| self.source.lag().attach(slot, kind, &self.server, start.as_ref().ok().cloned()));
         let fault = fault.or(stream.is_none().then_some(Untapped::Command));
         self.streaming = stream.map_or(Streaming::Unfollowed(None), Streaming::Followed);
@@ -327,9 +358,11 @@ impl Session {
         match frame.whole().and_then(ReceiverMessage::parse) {
             Ok(ReceiverMessage::StatusUpdate(update)) => {
                 self.metrics.status_update();
+                self.acknowledged = Some(update);
                 if let Some(consumer) = self.source.lag().stream(stream) {
                     consumer.status_update(&update, now);
                 }
+                self.source.note_progress();
             }
             Ok(ReceiverMessage::HotStandbyFeedback(_)) => {}
             Err(error) => self.untap(Untapped::Message, &error),

@@ -16,6 +16,7 @@ mod login;
 mod look;
 mod observer;
 mod poller;
+mod proofs;
 mod query;
 pub mod replication;
 mod secret;

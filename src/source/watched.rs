@@ -12,6 +12,7 @@ use super::audits::Audits;
 use super::connect::{Connected, Connector};
 use super::dsn::{Host, TargetSessionAttrs};
 use super::error::{ConnectError, Failure};
+use super::proofs::Proofs;
 use super::sessions::Sessions;
 use crate::lag::{Event, Observe, SourceLag, SourcePoll};
 use crate::lsn::Lsn;
@@ -32,6 +33,7 @@ pub struct Source {
     looks: watch::Sender<()>,
     events: broadcast::Sender<Event>,
     pub(super) audits: Audits,
+    pub(super) proofs: Proofs,
     /// The host that satisfies `target_session_attrs`, as the poller found it.
     chosen: Mutex<Option<Host>>,
     sessions: Sessions,
@@ -77,6 +79,7 @@ impl Source {
             looks: watch::Sender::new(()),
             events: broadcast::Sender::new(EVENTS),
             audits: Audits::default(),
+            proofs: Proofs::default(),
             chosen: Mutex::new(None),
             sessions: Sessions::default(),
             asked: tokio::sync::Mutex::default(),
