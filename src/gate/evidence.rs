@@ -1,6 +1,6 @@
 //! What was seen. Every piece says when, and by which way; one that is missing says why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::fence::Writer;
@@ -80,35 +80,45 @@ impl<T> Piece<T> {
 #[derive(Clone, Debug, Default)]
 pub struct Evidence {
     /// The side that is written to: in a rollback the target of the gate.
-    pub source: SourceSide,
-    /// By slot, those that the gate names.
+    pub source: Side,
+    /// By slot of the source, those that must have everything.
     pub consumers: BTreeMap<SlotName, ConsumerSide>,
     /// The side that is to be written to.
-    pub target: TargetSide,
+    pub target: Side,
+    /// How far zero-cache's SQLite replica is: the `commit_lsn` of what it has applied last.
+    pub replica: Piece<Lsn>,
+    /// How the data of both sides compare.
+    pub data: Piece<DataEvidence>,
 }
 
-/// What was seen of the source.
+/// What was seen of one of the two servers. Which of it is asked for depends on the phase.
 #[derive(Clone, Debug, Default)]
-pub struct SourceSide {
+pub struct Side {
     /// Which history it is of, and how far.
     pub standing: Piece<Standing>,
+    /// The identity findings that concern the consumers' publications.
+    pub findings: Piece<Vec<Finding>>,
     /// Who is at work on it.
     pub activity: Piece<Activity>,
     /// How it is set up.
     pub settings: Piece<Settings>,
     /// That walgate's role opened a replication connection, and what IDENTIFY_SYSTEM said there.
     pub replication: Piece<History>,
-    /// The identity findings that concern the consumers' publications.
-    pub findings: Piece<Vec<Finding>>,
+    /// Where the timelines before its own ended, oldest first (`TIMELINE_HISTORY`).
+    pub forks: Piece<Vec<Fork>>,
     /// Its tables.
     pub schema: Piece<Schema>,
     /// Its sequences.
     pub sequences: Piece<Vec<Sequence>>,
-    /// What no publication of the consumers carries, and nothing else does.
+    /// What no publication carries.
     pub unreplicated: Piece<Vec<Unreplicated>>,
-    /// The subscriptions that it has itself: of the way back.
+    /// The subscriptions that it has itself, PostgreSQL's own or pglogical's.
     pub subscriptions: Piece<Vec<Subscription>>,
-    /// That it cannot be asked because nothing listens there any more.
+    /// Its WAL receiver, where it is a standby.
+    pub receiver: Piece<Receiver>,
+    /// That a transaction was committed there just now, or why not.
+    pub writable: Piece<Result<(), String>>,
+    /// Whether nothing listens there any more.
     pub stopped: Piece<bool>,
 }
 
@@ -250,6 +260,8 @@ pub struct ConsumerSide {
     pub stream: Piece<Followed>,
     /// How far behind it is.
     pub report: Option<ConsumerReport>,
+    /// The tables that are published to it.
+    pub published: Piece<BTreeSet<TableName>>,
 }
 
 /// A slot, and since when it is the same.
@@ -259,33 +271,6 @@ pub struct SlotEvidence {
     pub row: SlotRow,
     /// Since when it is the same.
     pub life: SlotLife,
-}
-
-/// What was seen of the target.
-#[derive(Clone, Debug, Default)]
-pub struct TargetSide {
-    /// Which history it is of, and how far.
-    pub standing: Piece<Standing>,
-    /// How it is set up.
-    pub settings: Piece<Settings>,
-    /// That walgate's role opened a replication connection, and what IDENTIFY_SYSTEM said there.
-    pub replication: Piece<History>,
-    /// Where the timelines before its own ended, oldest first (`TIMELINE_HISTORY`).
-    pub forks: Piece<Vec<Fork>>,
-    /// Its tables.
-    pub schema: Piece<Schema>,
-    /// Its sequences.
-    pub sequences: Piece<Vec<Sequence>>,
-    /// Its subscriptions, PostgreSQL's own or pglogical's.
-    pub subscriptions: Piece<Vec<Subscription>>,
-    /// Its WAL receiver, where it is a standby.
-    pub receiver: Piece<Receiver>,
-    /// How far zero-cache's SQLite replica is.
-    pub replica: Piece<Lsn>,
-    /// That a transaction was committed there just now, or why not.
-    pub writable: Piece<Result<(), String>>,
-    /// How its data compare with the source's.
-    pub data: Piece<DataEvidence>,
 }
 
 /// Where a timeline ended and the next one began.
@@ -310,10 +295,10 @@ pub struct Subscription {
     pub running: bool,
     /// How its worker is, in words, where that is said.
     pub status: Option<String>,
-    /// Tables that are not replicated continuously yet, with their states.
-    pub unready: Vec<(TableName, String)>,
-    /// How many tables it replicates.
-    pub tables: usize,
+    /// The publications that it subscribes to; for pglogical the replication sets.
+    pub publications: Vec<String>,
+    /// The tables that it knows, with their states: `r` is replicated continuously.
+    pub tables: BTreeMap<TableName, String>,
     /// The furthest position of the source that it has applied (its replication origin); `None` before the first.
     pub applied: Option<Lsn>,
     /// Errors when applying and copying that were counted so far; `None` where the version does not count.

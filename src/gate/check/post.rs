@@ -26,6 +26,9 @@ pub(super) const BACK: &[Rule] = &[Rule {
 }];
 
 fn promoted(case: &Case<'_>) -> Outcome {
+    if !case.terms.kind.is_server() {
+        return Ok(Finds::skip(format!("a target of kind {} is not promoted", case.terms.kind)));
+    }
     let target = case.fresh(&case.evidence.target.standing)?;
     if target.in_recovery {
         return Ok(Finds::wait("the target is in recovery").with_fix("promote it: SELECT pg_promote()"));
@@ -137,6 +140,9 @@ fn leftovers(case: &Case<'_>) -> Outcome {
             return Ok(Finds::fail(format!("the forward slot {slot} is still there, and keeps WAL"))
                 .with_fix("drop its subscription, or SELECT pg_drop_replication_slot()"));
         }
+    }
+    if !case.terms.kind.is_server() {
+        return Ok(Finds::pass("none"));
     }
     let slots = &case.fresh(&case.evidence.target.standing)?.slots;
     Ok(match slots.iter().find(|(_, slot)| !slot.active && slot.retained.is_some()) {
