@@ -51,10 +51,7 @@ pub struct Case<'a> {
 impl<'a> Case<'a> {
     /// The slots of the consumers that must have everything: in a rollback those of the way back.
     pub fn consumers(&self) -> &'a [SlotName] {
-        match &self.terms.reverse {
-            Some(reverse) if self.asked.phase.is_back() => &reverse.consumers,
-            _ => &self.terms.consumers,
-        }
+        self.terms.consumers_of(self.asked.phase)
     }
 
     /// The fence that is asked about: the caller's own position before the one that stands.

@@ -1,6 +1,7 @@
 //! What was seen. Every piece says when, and by which way; one that is missing says why.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::fence::Writer;
@@ -107,7 +108,7 @@ pub struct Side {
     /// Where the timelines before its own ended, oldest first (`TIMELINE_HISTORY`).
     pub forks: Piece<Vec<Fork>>,
     /// Its tables.
-    pub schema: Piece<Schema>,
+    pub schema: Piece<Arc<Schema>>,
     /// Its sequences.
     pub sequences: Piece<Vec<Sequence>>,
     /// What no publication carries.
@@ -120,6 +121,27 @@ pub struct Side {
     pub writable: Piece<Result<(), String>>,
     /// Whether nothing listens there any more.
     pub stopped: Piece<bool>,
+}
+
+impl Side {
+    /// A server of which nothing can be said, and why.
+    pub fn unseen(why: &str) -> Side {
+        Side {
+            standing: Piece::Unseen(why.into()),
+            findings: Piece::Unseen(why.into()),
+            activity: Piece::Unseen(why.into()),
+            settings: Piece::Unseen(why.into()),
+            replication: Piece::Unseen(why.into()),
+            forks: Piece::Unseen(why.into()),
+            schema: Piece::Unseen(why.into()),
+            sequences: Piece::Unseen(why.into()),
+            unreplicated: Piece::Unseen(why.into()),
+            subscriptions: Piece::Unseen(why.into()),
+            receiver: Piece::Unseen(why.into()),
+            writable: Piece::Unseen(why.into()),
+            stopped: Piece::Unseen(why.into()),
+        }
+    }
 }
 
 /// Where a server is.
@@ -233,6 +255,13 @@ pub struct Sequence {
     /// The value that the next `nextval` gives at the least (at the most, where it counts down); `None` where it may not be
     /// read.
     pub next: Option<i128>,
+}
+
+impl Subscription {
+    /// The errors and conflicts that were counted so far.
+    pub fn troubles(&self) -> u64 {
+        self.errors.unwrap_or(0) + self.conflicts.unwrap_or(0)
+    }
 }
 
 impl Sequence {

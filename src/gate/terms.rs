@@ -59,6 +59,17 @@ pub struct Limits {
     pub headroom: Size,
 }
 
+impl Terms {
+    /// The slots of the consumers that must have everything: in a rollback those of the way back.
+    pub fn consumers_of(&self, phase: Phase) -> &[SlotName] {
+        match (phase.is_back(), &self.reverse) {
+            (false, _) => &self.consumers,
+            (true, Some(reverse)) => &reverse.consumers,
+            (true, None) => &[],
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Limits {
         Limits {

@@ -59,6 +59,8 @@ pub struct SourceLag {
     publications: Vec<String>,
     /// The slots whose copies are of use; all, without it.
     copied: Option<BTreeSet<SlotName>>,
+    /// The slots whose copies are of use even where nothing is pending.
+    kept: BTreeSet<SlotName>,
     /// Every slot that was ever seen in this history.
     lives: BTreeMap<SlotName, SlotLife>,
 }
@@ -80,6 +82,7 @@ impl SourceLag {
             conditions: Conditions::default(),
             publications: Vec::new(),
             copied: None,
+            kept: BTreeSet::new(),
             lives: BTreeMap::new(),
         }
     }
@@ -243,6 +246,16 @@ impl SourceLag {
     /// Follows copies of no other slots than these.
     pub fn copy_only(&mut self, slots: impl IntoIterator<Item = SlotName>) {
         self.copied = Some(slots.into_iter().collect());
+    }
+
+    /// Follows copies of these slots even while nothing is pending: a gate wants to know what comes.
+    pub fn keep_copies(&mut self, slots: impl IntoIterator<Item = SlotName>) {
+        self.kept = slots.into_iter().collect();
+    }
+
+    /// Whether a copy of this slot is of use even while nothing is pending.
+    pub fn keeps_copy(&self, slot: &SlotName) -> bool {
+        self.kept.contains(slot)
     }
 
     /// Takes these for the publications of every consumer that was not seen to start.

@@ -46,10 +46,15 @@ use crate::lag::Observe;
 /// Watches a source until `stop`: looks at it once a second, audits it every few seconds, and follows copies of slots where
 /// that is how it is observed.
 pub async fn watch(source: Arc<Source>, stop: CancellationToken) {
+    tokio::join!(look(&source, &stop), auditor::audit(&source, &stop));
+}
+
+/// The same without the audits.
+pub async fn look(source: &Arc<Source>, stop: &CancellationToken) {
     let copies = source.lag().observe() == Observe::Slot;
-    tokio::join!(poller::poll(&source, &stop), auditor::audit(&source, &stop), async {
+    tokio::join!(poller::poll(source, stop), async {
         if copies {
-            observer::follow(&source, &stop).await;
+            observer::follow(source, stop).await;
         }
     });
 }

@@ -21,7 +21,7 @@ use crate::lag::{Attachment, Consumer, SlotKind};
 use crate::lsn::Lsn;
 use crate::wire::backend::ErrorFields;
 use crate::wire::command::{Mode, StartReplication};
-use crate::wire::copy_both::{WalMessage, XLOG_DATA_HEADER};
+use crate::wire::copy_both::{StatusUpdate, WalMessage, XLOG_DATA_HEADER};
 use crate::wire::{DecodeError, Frame, FrameReader};
 
 /// Copies at the same time: each takes a walsender, a slot and a reading of the WAL.
@@ -165,7 +165,7 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
     for (slot, row) in &look.slots {
         let pgoutput = row.kind == SlotKind::Logical && row.plugin.as_deref() == Some("pgoutput");
         // Where everything is acknowledged there is nothing to count.
-        let behind = row.confirmed_flush < Some(look.flushed);
+        let behind = row.confirmed_flush < Some(look.flushed) || lag.keeps_copy(slot);
         if !pgoutput || row.temporary || row.is_lost() || !behind || lag.is_followed(slot) || !lag.wants_copy(slot) {
             continue;
         }
@@ -241,9 +241,19 @@ async fn follow_copy(
     let mut ticks = interval(Progress::INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progress = Progress::default();
+    let mut proven = source.proofs_asked(slot);
     loop {
+        let proof_wanted = source.proof_wanted();
+        let asked = source.proofs_asked(slot);
+        if asked != proven {
+            proven = asked;
+            let decoded = source.lag().stream(&attachment).and_then(|consumer| consumer.decoded());
+            stream
+                .queue_status(&StatusUpdate { reply_requested: true, ..progress.report(decoded.unwrap_or_default()) });
+        }
         tokio::select! {
             biased;
+            () = proof_wanted => {}
             // Before the data: a stream without a pause is acknowledged as well.
             _ = ticks.tick() => {
                 let decoded = {
@@ -274,6 +284,7 @@ async fn follow_copy(
                     }
                     asked.then(|| consumer.decoded().unwrap_or_default())
                 };
+                source.note_progress();
                 if let Some(decoded) = asked {
                     stream.queue_status(&progress.report(decoded));
                 }

@@ -151,6 +151,7 @@ impl Source {
             let _ = self.events.send(event);
         }
         self.looks.send_replace(());
+        self.note_progress();
     }
 
     pub(super) fn note_version(&self, version: Option<&str>) {

@@ -387,7 +387,7 @@ fn knows_all(case: &Case<'_>, slot: &SlotName, subscription: &Subscription) -> O
 /// Whether a subscription is at work on all its tables, and nothing went wrong since walgate looks.
 pub(super) fn runs(subscription: &Subscription) -> Finds {
     let name = &subscription.name;
-    let troubles = subscription.errors.unwrap_or(0) + subscription.conflicts.unwrap_or(0);
+    let troubles = subscription.troubles();
     let new = troubles.saturating_sub(subscription.baseline.unwrap_or(troubles));
     if !subscription.enabled {
         return Finds::fail(format!("{name} is disabled")).with_fix(format!("ALTER SUBSCRIPTION {name} ENABLE"));

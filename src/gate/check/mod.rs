@@ -136,6 +136,7 @@ pub(super) fn of(case: &Case<'_>) -> Vec<Check> {
         Phase::Preflight => &[preflight::RULES],
         Phase::Cutover => &[cutover::RULES],
         Phase::Post => &[post::RULES],
+        Phase::Rollback if case.terms.reverse.is_none() => &[post::NO_WAY_BACK],
         Phase::Rollback => &[cutover::RULES, post::BACK],
     };
     rules

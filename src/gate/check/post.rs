@@ -25,6 +25,13 @@ pub(super) const BACK: &[Rule] = &[Rule {
     check: unreplicated,
 }];
 
+/// Where nothing leads back.
+pub(super) const NO_WAY_BACK: &[Rule] = &[Rule { id: "reverse", expected: "a way back", check: no_way_back }];
+
+fn no_way_back(_: &Case<'_>) -> Outcome {
+    Ok(Finds::fail("no way back is configured").with_fix("name the slots on the target that lead back: [gate.reverse]"))
+}
+
 fn promoted(case: &Case<'_>) -> Outcome {
     if !case.terms.kind.is_server() {
         return Ok(Finds::skip(format!("a target of kind {} is not promoted", case.terms.kind)));
