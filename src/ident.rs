@@ -29,6 +29,7 @@ impl fmt::Display for Xid {
 /// The name of a replication slot: 1 to 63 of `a-z`, `0-9` and `_` (`ReplicationSlotValidateName` in
 /// PostgreSQL's `slot.c`). Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct SlotName(Arc<str>);
 

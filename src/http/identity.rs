@@ -27,7 +27,8 @@ pub(super) struct Wanted {
 }
 
 #[derive(Serialize)]
-pub(super) struct Answer {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct IdentityReport {
     findings: Vec<SourceFinding>,
     tables: usize,
     /// When the oldest of the audits was begun.
@@ -35,6 +36,7 @@ pub(super) struct Answer {
 }
 
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct SourceFinding {
     source: String,
     #[serde(flatten)]
@@ -44,12 +46,12 @@ struct SourceFinding {
 pub(super) async fn identity(
     State(view): State<Arc<View>>,
     query: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<Answer>, Problem> {
+) -> Result<Json<IdentityReport>, Problem> {
     let Query(wanted) = query.map_err(|rejection| Problem::new(StatusCode::BAD_REQUEST, rejection.body_text()))?;
     let refused = |error| Problem::new(StatusCode::BAD_REQUEST, format!("for: {error}"));
     let rule_sets = wanted.r#for.map(|sets| sets.split(',').map(str::parse::<RuleSet>).collect::<Result<_, _>>());
     let rule_sets = rule_sets.transpose().map_err(refused)?;
-    let mut answer = Answer { findings: Vec::new(), tables: 0, observed_at: None };
+    let mut answer = IdentityReport { findings: Vec::new(), tables: 0, observed_at: None };
     for source in sources_named(wanted.source.as_deref(), &view)? {
         let report = source.audited(Instant::now());
         let report = report.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.to_string()))?;

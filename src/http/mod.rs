@@ -5,6 +5,7 @@
 
 mod events;
 mod identity;
+mod openapi;
 mod problem;
 mod routes;
 mod secured;

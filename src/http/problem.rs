@@ -7,11 +7,13 @@ use serde::Serialize;
 
 /// An error answer.
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Problem {
     #[serde(rename = "type")]
     kind: &'static str,
     title: &'static str,
     #[serde(serialize_with = "as_number")]
+    #[cfg_attr(test, schemars(with = "u16"))]
     status: StatusCode,
     detail: String,
 }

@@ -9,7 +9,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -17,25 +17,44 @@ use sha2::{Digest as _, Sha256};
 use super::View;
 use super::events::events;
 use super::identity::identity;
+use super::openapi::openapi;
 use super::problem::Problem;
 use crate::ident::SlotName;
 use crate::lag::{LagReport, SlotsReport};
 use crate::source::{Health, Source, SourceReport};
 
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Everybody,
+    /// Who shows the token, where one is configured.
+    Token,
+}
+
+/// Every route, with what answers it. `openapi.json` describes these and no others.
+fn routes() -> Vec<(&'static str, Access, MethodRouter<Arc<View>>)> {
+    use Access::{Everybody, Token};
+    vec![
+        ("/livez", Everybody, get(livez)),
+        ("/readyz", Everybody, get(readyz)),
+        ("/metrics", Everybody, get(metrics)),
+        ("/openapi.json", Everybody, get(openapi)),
+        ("/v1/sources", Token, get(sources)),
+        ("/v1/lag", Token, get(lag)),
+        ("/v1/slots", Token, get(slots)),
+        ("/v1/identity", Token, get(identity)),
+        ("/v1/events", Token, get(events)),
+    ]
+}
+
 pub(super) fn router(view: Arc<View>) -> Router {
     let guard = from_fn_with_state(Arc::clone(&view), authorize);
-    let guarded = Router::new()
-        .route("/v1/sources", get(sources))
-        .route("/v1/lag", get(lag))
-        .route("/v1/slots", get(slots))
-        .route("/v1/identity", get(identity))
-        .route("/v1/events", get(events))
-        .route_layer(guard);
-    Router::new()
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .merge(guarded)
+    let mut router = Router::new();
+    for (path, access, methods) in routes() {
+        let methods = if access == Access::Token { methods.route_layer(guard.clone()) } else { methods };
+        router = router.route(path, methods);
+    }
+    router
         .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method| {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing here; use GET"))
@@ -142,15 +161,24 @@ async fn slots(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<Slot
 }
 
 #[derive(Serialize)]
-struct SourcesAnswer {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct SourcesReport {
     sources: Vec<SourceReport>,
 }
 
-async fn sources(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<SourcesAnswer>, Problem> {
+async fn sources(State(view): State<Arc<View>>, query: Wanted) -> Result<Json<SourcesReport>, Problem> {
     let (filter, sources) = Filter::read(query, &view)?;
     if filter.slot.is_some() {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "slot: a source is more than one slot; ask /v1/slots"));
     }
     let now = Instant::now();
-    Ok(Json(SourcesAnswer { sources: sources.iter().map(|source| source.report(now)).collect() }))
+    Ok(Json(SourcesReport { sources: sources.iter().map(|source| source.report(now)).collect() }))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    /// The paths of all routes.
+    pub(in super::super) fn paths() -> Vec<&'static str> {
+        super::routes().into_iter().map(|(path, ..)| path).collect()
+    }
 }

@@ -9,6 +9,7 @@ use crate::ident::TableName;
 
 /// How bad a finding is; the worst is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Good to know.
@@ -41,6 +42,7 @@ impl fmt::Display for Severity {
 
 /// A rule that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// The rule's id.
     pub rule: &'static str,
@@ -54,6 +56,7 @@ pub struct Finding {
     pub message: String,
     /// The SQL that mends it; a comment where a person must choose; null where SQL cannot mend it.
     #[serde(rename = "fix", serialize_with = "as_sql")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub mend: Option<Mend>,
 }
 

@@ -11,6 +11,7 @@ use super::report::ConsumerReport;
 
 /// A change of one consumer. Of `from` and `to` one is null where there was or is nothing to name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Event {
     /// The source's name.
     pub source: String,
@@ -28,6 +29,7 @@ pub struct Event {
 
 /// What of a consumer can change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Aspect {
     /// Its slot is there: `present`.

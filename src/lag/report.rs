@@ -10,6 +10,7 @@ use crate::time::PgTimestamp;
 
 /// `/v1/lag`, and what `walgate lag --format json` prints.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct LagReport {
     /// By source and slot.
     pub consumers: Vec<ConsumerReport>,
@@ -17,6 +18,7 @@ pub struct LagReport {
 
 /// One consumer of a source.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConsumerReport {
     /// The source's name.
     pub source: String,
@@ -58,6 +60,7 @@ pub struct ConsumerReport {
 
 /// `/v1/slots`, and what `walgate slots list --format json` prints.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SlotsReport {
     /// By source and slot.
     pub slots: Vec<SlotReport>,
@@ -65,6 +68,7 @@ pub struct SlotsReport {
 
 /// One row of `pg_replication_slots`, with who reads it.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SlotReport {
     /// The source's name.
     pub source: String,
@@ -106,6 +110,7 @@ pub struct SlotReport {
 
 /// How far behind a consumer is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Lag {
     /// Age of the oldest commit that was sent and not acknowledged, by the server's clock.
     pub seconds: Option<f64>,
@@ -130,6 +135,7 @@ pub struct Lag {
 
 /// Positions in the WAL, in the order that a change passes them.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Positions {
     /// The source's flush position.
     pub server: Option<Lsn>,
@@ -145,6 +151,7 @@ pub struct Positions {
 
 /// Bytes of published change per second.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Rates {
     /// Committed and sent.
     pub in_bytes_per_second: Option<f64>,
@@ -154,6 +161,7 @@ pub struct Rates {
 
 /// What is pending in one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct TableReport {
     /// `schema.table`, quoted as SQL needs it.
     pub table: TableName,
@@ -167,6 +175,7 @@ pub struct TableReport {
 
 /// What a slot is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SlotKind {
     /// Decoded changes.
@@ -177,6 +186,7 @@ pub enum SlotKind {
 
 /// How far the figures can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Exact.
@@ -206,6 +216,7 @@ impl State {
 
 /// Where the delay is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
     /// There is none.
@@ -220,6 +231,7 @@ pub enum Stage {
 
 /// How a consumer is observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Observe {
     /// Its stream passes the proxy, which sees both directions.

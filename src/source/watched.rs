@@ -263,6 +263,7 @@ impl Source {
 
 /// A source as `/v1/sources` shows it. What is not known is null.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SourceReport {
     /// The source's name.
     pub source: String,
