@@ -3,7 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Serialize, Serializer};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A position in the WAL: the number of bytes since the cluster's WAL began.
 ///
@@ -47,6 +48,12 @@ impl FromStr for Lsn {
         };
         let (high, low) = text.split_once('/').ok_or(ParseLsnError)?;
         Ok(Lsn(half(high)? << 32 | half(low)?))
+    }
+}
+
+impl<'de> Deserialize<'de> for Lsn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Lsn, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

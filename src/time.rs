@@ -1,10 +1,12 @@
 //! Points in time as PostgreSQL counts them.
 
 use std::fmt;
+use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::de::{self, Deserializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Microseconds since 2000-01-01 00:00:00 UTC, the clock of commit timestamps and of the replication
 /// protocol (`TimestampTz` in PostgreSQL's `datatype/timestamp.h`). Negative before that day.
@@ -45,6 +47,22 @@ impl fmt::Display for PgTimestamp {
             None if self.0 < 0 => f.write_str("-infinity"),
             None => f.write_str("infinity"),
         }
+    }
+}
+
+/// A time of RFC 3339, to the microsecond.
+impl FromStr for PgTimestamp {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<PgTimestamp, jiff::Error> {
+        let time: Timestamp = text.parse()?;
+        Ok(PgTimestamp(time.as_microsecond().saturating_sub(EPOCH_UNIX_SECONDS * 1_000_000)))
+    }
+}
+
+impl<'de> Deserialize<'de> for PgTimestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PgTimestamp, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

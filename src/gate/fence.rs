@@ -18,6 +18,7 @@ const PAGE_HEADER: u64 = 40;
 
 /// A position taken after writes stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Fence {
     /// T: everything that was committed before writes stopped lies below it.
     pub target_lsn: Lsn,
@@ -40,6 +41,7 @@ pub struct Fence {
 
 /// A published commit behind a fence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Stray {
     /// Its `commit_lsn`.
     pub commit_lsn: Lsn,
@@ -82,6 +84,7 @@ pub enum Barrier {
 
 /// Somebody who holds a transaction id, or a prepared transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Writer {
     /// The backend; none of a prepared transaction.
     pub pid: Option<i32>,

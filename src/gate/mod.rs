@@ -8,6 +8,7 @@ mod case;
 mod check;
 mod evidence;
 mod fence;
+mod receipt;
 mod settling;
 mod terms;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub use case::{Asked, Case};
 pub use check::{Check, Status};
 pub use evidence::*;
 pub use fence::{Barrier, Fence, Refusal, Stray, Taken, Writer};
+pub use receipt::{Receipt, ReceiptError, ReceiptKey, ReceiptKeyError, ReceiptSlot, ReceiptTerms};
 pub use settling::Settling;
 pub use terms::{Kind, Limits, Phase, Reverse, Terms};
 

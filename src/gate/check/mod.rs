@@ -15,6 +15,7 @@ use super::terms::Phase;
 
 /// How a check, or a gate, stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// It is proven.
@@ -31,6 +32,7 @@ pub enum Status {
 
 /// A check with its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Check {
     /// Which.
     pub id: &'static str,
