@@ -44,6 +44,11 @@ impl Url {
     pub fn host(&self) -> &str {
         &self.host
     }
+
+    /// All of it, to be asked.
+    pub fn expose(&self) -> &str {
+        self.whole.expose()
+    }
 }
 
 impl FromStr for Url {
@@ -214,7 +219,7 @@ fn post(url: &Url, body: &str) -> Result<(), PostError> {
         .tls_config(tls)
         .build()
         .into();
-    let sent = agent.post(url.whole.expose()).content_type("application/json").send(body);
+    let sent = agent.post(url.expose()).content_type("application/json").send(body);
     match sent.map(|response| response.status()) {
         Ok(status) if status.is_success() => Ok(()),
         Ok(status) => Err(PostError::Status(status)),

@@ -241,6 +241,7 @@ impl Daemon {
                 limits: Limits::default(),
                 stale_after,
             }],
+            gates: Vec::new(),
         });
         // They end with the runtime.
         tokio::spawn(http::serve(listener, None, view, CancellationToken::new()));

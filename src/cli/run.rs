@@ -132,7 +132,7 @@ fn read(args: &Args) -> Result<Config, ConfigError> {
     };
     let console = Console::new(args.console.clone(), args.auth_file.clone())?;
     let drain_timeout = args.drain_timeout;
-    Ok(Config { http, console, webhook: None, drain_timeout, sources: vec![source.check()?] })
+    Ok(Config { http, console, webhook: None, drain_timeout, sources: vec![source.check()?], gates: Vec::new() })
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {

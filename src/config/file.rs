@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use toml::Spanned;
 
+use super::gate::GateSection;
 use super::{Config, Console, Http, HttpAddr, MAX_SESSIONS, Source, certificate};
 use crate::identity::RuleSet;
 use crate::lag::Observe;
@@ -61,6 +62,10 @@ struct File {
     /// The sources, at least one.
     #[cfg_attr(test, schemars(with = "Vec<SourceSection>"))]
     source: Vec<Spanned<SourceSection>>,
+    /// The gates.
+    #[serde(default)]
+    #[cfg_attr(test, schemars(with = "Vec<GateSection>"))]
+    gate: Vec<Spanned<GateSection>>,
 }
 
 /// The HTTP interface.
@@ -138,9 +143,10 @@ struct SourceSection {
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     listen: Option<Spanned<ListenAddr>>,
     /// How its consumers are observed at best: by what passes the proxy, also by copies of slots, or by positions only.
-    #[serde(default, deserialize_with = "parsed")]
-    #[cfg_attr(test, schemars(with = "String"))]
-    observe: Observe,
+    /// Without it "proxy", but "slot" where a gate names a source that has no listen.
+    #[serde(default, deserialize_with = "as_observe")]
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
+    observe: Option<Observe>,
     /// Open no connections but those of clients, and add nothing to any stream.
     #[serde(default)]
     passive: bool,
@@ -199,7 +205,7 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
     let http = match file.http.listen {
         HttpAddr::Off => None,
         HttpAddr::At(listen) => {
-            let token = file.http.token_file.as_ref().map(|path| read_token(&here(path))).transpose();
+            let token = file.http.token_file.as_ref().map(|path| read_secret(&here(path))).transpose();
             let token = token.map_err(|error| failed(None, format!("http.token_file: {error}")))?;
             let files = (file.http.tls_cert.as_ref().map(here), file.http.tls_key.as_ref().map(here));
             let tls = certificate(files.0.as_deref(), files.1.as_deref(), b"http/1.1");
@@ -209,6 +215,7 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
     if file.source.is_empty() {
         return Err(failed(None, "there is no [[source]]".into()));
     }
+    let gated: HashSet<String> = file.gate.iter().map(|section| section.as_ref().source.clone()).collect();
     let (mut names, mut addresses) = (HashSet::new(), HashSet::new());
     let mut sources = Vec::new();
     for section in file.source {
@@ -232,13 +239,15 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
         }
         let name = section.name.into_inner();
         let files = (section.tls_cert.as_ref().map(here), section.tls_key.as_ref().map(here));
+        let is_gated = section.listen.is_none() && !section.passive && gated.contains(&name);
         let checked = certificate(files.0.as_deref(), files.1.as_deref(), proxy::ALPN).and_then(|tls| {
             let limits = Limits { sessions: section.max_sessions, ..Limits::default() };
             let source = Source {
                 name: name.clone(),
                 connector: section.dsn,
                 listen: section.listen.map(Spanned::into_inner),
-                observe: section.observe,
+                // What a gate is asked about must be decoded by somebody.
+                observe: section.observe.unwrap_or(if is_gated { Observe::Slot } else { Observe::default() }),
                 passive: section.passive,
                 guard: section.guard,
                 rule_sets: section.rule_sets,
@@ -250,13 +259,24 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
         });
         sources.push(checked.map_err(|error| failed(line, format!("source {name:?}: {error}")))?);
     }
+    let (mut names, mut gates) = (HashSet::new(), Vec::new());
+    for section in file.gate {
+        let line = at(section.span());
+        let section = section.into_inner();
+        let name = section.name.as_ref().clone();
+        if !names.insert(name.clone()) {
+            return Err(failed(at(section.name.span()), format!("name: there are two gates named {name:?}")));
+        }
+        let checked = section.check(&sources, base);
+        gates.push(checked.map_err(|error| failed(line, format!("gate {name:?}: {error}")))?);
+    }
     let console = Console::new(file.console.database, file.console.auth_file.as_ref().map(here));
     let console = console.map_err(|error| failed(None, format!("console.auth_file: {error}")))?;
     let webhook = file.webhook.map(|webhook| webhook.url);
-    Ok(Config { http, console, webhook, drain_timeout: file.drain_timeout, sources })
+    Ok(Config { http, console, webhook, drain_timeout: file.drain_timeout, sources, gates })
 }
 
-fn read_token(path: &Path) -> io::Result<Secret> {
+pub(super) fn read_secret(path: &Path) -> io::Result<Secret> {
     let text = fs::read_to_string(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
     match text.trim() {
         "" => Err(io::Error::other(format!("{}: is empty", path.display()))),
@@ -297,7 +317,7 @@ fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// A string in which `${NAME}` stands for an environment variable and `$$` for a dollar sign.
-fn expand(text: &str) -> Result<String, String> {
+pub(super) fn expand(text: &str) -> Result<String, String> {
     let mut expanded = String::new();
     let mut rest = text;
     while let Some((before, behind)) = rest.split_once('$') {
@@ -319,19 +339,23 @@ fn expand(text: &str) -> Result<String, String> {
     Ok(expanded)
 }
 
-fn as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+pub(super) fn as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     expand(&String::deserialize(deserializer)?).map_err(de::Error::custom)
 }
 
-fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
     as_text(deserializer)?.parse().map_err(de::Error::custom)
 }
 
-fn as_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
+fn as_observe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Observe>, D::Error> {
+    parsed(deserializer).map(Some)
+}
+
+pub(super) fn as_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     as_text(deserializer).map(|path| Some(path.into()))
 }
 
-fn as_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+pub(super) fn as_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     units::duration(&as_text(deserializer)?).map_err(de::Error::custom)
 }
 
@@ -351,7 +375,7 @@ fn as_sessions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::E
     }
 }
 
-fn as_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spanned<String>, D::Error> {
+pub(super) fn as_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spanned<String>, D::Error> {
     let name = Spanned::<String>::deserialize(deserializer)?;
     let span = name.span();
     match expand(name.get_ref()).map_err(de::Error::custom)? {
@@ -366,7 +390,7 @@ fn as_listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Spanne
     Ok(Some(Spanned::new(text.span(), address)))
 }
 
-fn as_connector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Connector, D::Error> {
+pub(super) fn as_connector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Connector, D::Error> {
     let text = as_text(deserializer)?;
     if text.trim().is_empty() {
         return Err(de::Error::custom("is empty; expected a connection string, like postgresql://walgate@db/app"));
@@ -376,7 +400,7 @@ fn as_connector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Connector,
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::Write as _;
 
     use schemars::schema_for;
@@ -386,7 +410,7 @@ mod tests {
 
     const EXAMPLE: &str = include_str!("../../deploy/walgate.example.toml");
 
-    fn read_text(text: &str) -> Result<Config, String> {
+    pub(in super::super) fn read_text(text: &str) -> Result<Config, String> {
         let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
         file.write_all(text.as_bytes()).unwrap();
         let path = file.path().to_owned();
@@ -462,26 +486,43 @@ mod tests {
     #[test]
     fn the_example_has_every_key_and_the_defaults() {
         let config = read_text(&EXAMPLE.replace("sslmode=verify-full", "sslmode=require")).unwrap();
-        let minimal = read_text("[[source]]\nname = \"blue\"\ndsn = \"host=b\"\nlisten = \"127.0.0.1:6432\"").unwrap();
+        let minimal = read_text(
+            "[[source]]\nname = \"blue\"\ndsn = \"host=b\"\nlisten = \"127.0.0.1:6432\"\n[[gate]]\nname = \"blue-green\"\n\
+             source = \"blue\"\nconsumers = [\"green_sub\"]\n[gate.target]\nkind = \"subscription\"\ndsn = \"host=g\"",
+        )
+        .unwrap();
         let comparable = |config: Config| {
-            let Config { http, console, webhook, drain_timeout, sources } = config;
+            let Config { http, console, webhook, drain_timeout, sources, gates } = config;
             let Source { name, listen, observe, passive, guard, rule_sets, limits, stale_after, .. } =
                 sources[0].clone();
             let http = http.map(|http| (http.listen, http.token.is_none(), http.tls.is_none()));
+            let gates: Vec<_> =
+                gates.iter().map(|gate| (&gate.terms, gate.barrier, &gate.receipt, &gate.statz)).collect();
             format!(
                 "{http:?} {console:?} {webhook:?} {drain_timeout:?} {name} {listen:?} {observe:?} {passive} {guard:?} {rule_sets:?} \
-                 {limits:?} {stale_after:?}"
+                 {limits:?} {stale_after:?} {gates:?}"
             )
         };
         assert_eq!(comparable(config), comparable(minimal));
 
         let schema = serde_json::to_value(schema_for!(File)).unwrap();
-        let sections =
-            ["HttpSection", "ConsoleSection", "WebhookSection", "SourceSection"].map(|name| &schema["$defs"][name]);
+        let sections = [
+            "HttpSection",
+            "ConsoleSection",
+            "WebhookSection",
+            "SourceSection",
+            "GateSection",
+            "TargetSection",
+            "ReverseSection",
+        ]
+        .map(|name| &schema["$defs"][name]);
         for properties in [&schema].into_iter().chain(sections).map(|section| &section["properties"]) {
             for key in properties.as_object().unwrap().keys() {
                 let given = EXAMPLE.lines().map(|line| line.trim_start_matches("# "));
-                let is = |line: &str| line.starts_with(&format!("{key} = ")) || line.trim_matches(['[', ']']) == key;
+                let is = |line: &str| {
+                    line.starts_with(&format!("{key} = "))
+                        || line.trim_matches(['[', ']']).trim_start_matches("gate.") == key
+                };
                 assert!(given.clone().any(is), "{key} is not in the example");
             }
         }

@@ -3,6 +3,7 @@
 //! It comes from a TOML file ([`read`]) or from flags. Nothing further in looks at either.
 
 mod file;
+mod gate;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use file::{FileError, read};
+pub use gate::{Gate, Statz};
 
 use crate::identity::RuleSet;
 use crate::lag::Observe;
@@ -35,6 +37,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// At least one.
     pub sources: Vec<Source>,
+    /// Each about one of the sources.
+    pub gates: Vec<Gate>,
 }
 
 /// The HTTP interface.

@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::config::Config;
 use crate::http::View;
+use crate::ident::SlotName;
 use crate::scram::Users;
 
 /// The console of a daemon, shared by its proxies. It answers for no database until it is configured.
@@ -90,6 +91,34 @@ fn settings(config: &Config) -> Vec<(String, String)> {
             ("stale_after", Some(humantime::format_duration(source.stale_after).to_string())),
         ] {
             add(&format!("source.{}.{key}", source.name), value);
+        }
+    }
+    for gate in &config.gates {
+        let (terms, limits) = (&gate.terms, &gate.terms.limits);
+        let slots = |slots: &[SlotName]| slots.iter().map(SlotName::as_str).collect::<Vec<_>>().join(", ");
+        let names = terms.accept_unreplicated.iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let duration = |duration| Some(humantime::format_duration(duration).to_string());
+        for (key, value) in [
+            ("source", Some(terms.source.clone())),
+            ("consumers", Some(slots(&terms.consumers))),
+            ("max_lag", Some(limits.lag.to_string())),
+            ("max_age", duration(limits.age)),
+            ("settle", duration(limits.settle)),
+            ("max_staleness", duration(limits.staleness)),
+            ("max_transaction_age", duration(limits.transaction)),
+            ("min_safe_wal", Some(limits.headroom.to_string())),
+            ("accept_unreplicated", Some(names).filter(|names| !names.is_empty())),
+            ("accept_stopped_source", Some(terms.accept_stopped_source.to_string())),
+            ("barrier", Some(gate.barrier.to_string())),
+            ("data", Some(terms.data.to_string())),
+            ("receipt_ttl", duration(gate.receipt.ttl)),
+            ("receipt_key", gate.receipt.key.as_ref().map(|key| format!("{key:?}"))),
+            ("target.kind", Some(terms.kind.to_string())),
+            ("target.dsn", gate.target.as_ref().map(|target| target.dsn().to_string())),
+            ("target.statz_url", gate.statz.as_ref().map(|statz| format!("*** of {}", statz.url.host()))),
+            ("reverse.consumers", terms.reverse.as_ref().map(|reverse| slots(&reverse.consumers))),
+        ] {
+            add(&format!("gate.{}.{key}", terms.name), value);
         }
     }
     settings
