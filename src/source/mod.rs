@@ -12,6 +12,7 @@ mod channel;
 mod connect;
 pub mod dsn;
 mod error;
+pub mod evidence;
 mod login;
 mod look;
 mod observer;

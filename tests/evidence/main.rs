@@ -1,0 +1,9 @@
+//! What a gate's evidence says of real servers, well and unwell, to a role that has the rights it needs and no others.
+
+mod activity;
+mod scene;
+mod settings;
+mod subscription;
+#[expect(dead_code, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
