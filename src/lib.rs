@@ -9,6 +9,7 @@ pub mod gate;
 pub mod http;
 pub mod ident;
 pub mod identity;
+pub mod keeper;
 pub mod lag;
 pub mod lsn;
 pub mod pgoutput;

@@ -14,12 +14,14 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::console::Console;
 use crate::http::{self, View};
+use crate::keeper::Keeper;
 use crate::proxy::{BindError, Proxy};
+use crate::source::Source;
 use crate::telemetry::Metrics;
 use crate::webhook::Webhook;
 use running::Running;
@@ -52,8 +54,15 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
     };
     let console = Arc::new(Console::new(Arc::clone(&view)));
     let webhook = Arc::default();
-    let mut daemon =
-        Daemon { config, running: BTreeMap::new(), ending: JoinSet::new(), view: Arc::clone(&view), console, webhook };
+    let mut daemon = Daemon {
+        config,
+        running: BTreeMap::new(),
+        gates: Vec::new(),
+        ending: JoinSet::new(),
+        view: Arc::clone(&view),
+        console,
+        webhook,
+    };
     daemon.console.configure(&daemon.config);
     daemon.webhook.set(daemon.config.webhook.clone());
     for source in daemon.config.sources.clone() {
@@ -62,6 +71,7 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
         daemon.webhook.follow(&running.source());
         daemon.running.insert(name, running);
     }
+    daemon.keep_gates();
     daemon.show();
     let http = match http {
         None => None,
@@ -107,9 +117,24 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
     Ok(())
 }
 
+/// A gate that is kept until this is dropped.
+struct Kept {
+    keeper: Arc<Keeper>,
+    _keeping: DropGuard,
+}
+
+impl Kept {
+    fn start(config: &config::Gate, source: Arc<Source>) -> Kept {
+        let (keeper, stop) = (Arc::new(Keeper::new(config.clone(), source)), CancellationToken::new());
+        tokio::spawn(Arc::clone(&keeper).keep(stop.clone()));
+        Kept { keeper, _keeping: stop.drop_guard() }
+    }
+}
+
 struct Daemon {
     config: Config,
     running: BTreeMap<String, Running>,
+    gates: Vec<Kept>,
     /// Sources that were taken away, draining.
     ending: JoinSet<()>,
     view: Arc<View>,
@@ -159,6 +184,8 @@ impl Daemon {
             tracing::info!(source = name, "the source is not configured any more");
             self.ending.spawn(gone.end(config.drain_timeout));
         }
+        self.config.gates.clone_from(&config.gates);
+        self.keep_gates();
         self.show();
         self.console.configure(&config);
         self.webhook.set(config.webhook.clone());
@@ -178,13 +205,25 @@ impl Daemon {
         Ok(())
     }
 
+    /// Keeps the gates that are configured. One that has not changed, over a source that has not, keeps its fence.
+    fn keep_gates(&mut self) {
+        let mut before = std::mem::take(&mut self.gates);
+        for config in &self.config.gates {
+            let Some(source) = self.running.get(&config.terms.source).map(Running::source) else { continue };
+            let known = before.iter().position(|kept| kept.keeper.is_of(config, &source));
+            self.gates.push(known.map_or_else(|| Kept::start(config, source), |known| before.swap_remove(known)));
+        }
+    }
+
     /// Shows over HTTP what runs.
     fn show(&self) {
+        self.view.set_gates(self.gates.iter().map(|kept| Arc::clone(&kept.keeper)).collect());
         self.view.set_sources(self.running.values().map(Running::source).collect());
     }
 
     /// Drains everything.
     async fn end(&mut self) {
+        self.gates.clear();
         let running = std::mem::take(&mut self.running);
         for running in running.into_values() {
             self.ending.spawn(running.end(self.config.drain_timeout));

@@ -16,6 +16,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::keeper::Keeper;
 use crate::source::{Secret, Source};
 use crate::telemetry::Metrics;
 use crate::tls::ServerTls;
@@ -23,6 +24,7 @@ use crate::tls::ServerTls;
 /// What the routes show.
 pub struct View {
     sources: RwLock<Vec<Arc<Source>>>,
+    gates: RwLock<Vec<Arc<Keeper>>>,
     token: RwLock<Option<Secret>>,
     metrics: Metrics,
     draining: AtomicBool,
@@ -31,7 +33,13 @@ pub struct View {
 impl View {
     /// A view of no source yet.
     pub fn new(metrics: Metrics) -> View {
-        View { sources: RwLock::default(), token: RwLock::default(), metrics, draining: AtomicBool::new(false) }
+        View {
+            sources: RwLock::default(),
+            gates: RwLock::default(),
+            token: RwLock::default(),
+            metrics,
+            draining: AtomicBool::new(false),
+        }
     }
 
     /// From now on these are shown.
@@ -42,6 +50,16 @@ impl View {
     /// The sources there are.
     pub fn sources(&self) -> Vec<Arc<Source>> {
         self.sources.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on these can be asked.
+    pub fn set_gates(&self, gates: Vec<Arc<Keeper>>) {
+        *self.gates.write().unwrap_or_else(PoisonError::into_inner) = gates;
+    }
+
+    /// The gates there are.
+    pub fn gates(&self) -> Vec<Arc<Keeper>> {
+        self.gates.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// From now on `/v1` routes want to be shown this.

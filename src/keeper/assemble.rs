@@ -1,0 +1,136 @@
+//! Puts a gate's evidence together: what the models of both servers hold at this moment, and what was gathered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crate::gate::{ConsumerSide, Evidence, Kind, Piece, SlotEvidence, SlotSummary, Standing};
+use crate::ident::{SlotName, TableName};
+use crate::identity::{Catalog, Finding};
+use crate::lag::{ConsumerReport, SourceLag};
+use crate::lsn::Lsn;
+use crate::source::Source;
+use crate::source::replication::listed_publications;
+use crate::wire::command::StartReplication;
+
+/// Where a server is, as the last look at it showed.
+pub fn standing(lag: &SourceLag) -> Piece<Standing> {
+    let Some((look, at)) = lag.last_look() else {
+        return Piece::Unseen(format!("{} cannot be watched at the moment", lag.name()));
+    };
+    let slots = look.slots.iter().map(|(slot, row)| {
+        let retained = row.restart_lsn.map(|restart| look.flushed.bytes_since(restart));
+        (slot.clone(), SlotSummary { active: row.active, retained })
+    });
+    let value = Standing {
+        history: look.history,
+        in_recovery: look.in_recovery,
+        flushed: look.flushed,
+        slots: slots.collect(),
+    };
+    Piece::Seen { value, at, from: "the source's WAL position" }
+}
+
+/// What is known of a consumer up to a position; without one, of all that it was sent.
+pub fn consumer(lag: &SourceLag, slot: &SlotName, until: Option<Lsn>, report: Option<ConsumerReport>) -> ConsumerSide {
+    let seen = match lag.last_look() {
+        None => Piece::Unseen(format!("{} cannot be watched at the moment", lag.name())),
+        Some((look, at)) => {
+            let life = lag.life(slot).copied();
+            let value = look.slots.get(slot).cloned().zip(life).map(|(row, life)| SlotEvidence { row, life });
+            Piece::Seen { value, at, from: "pg_replication_slots" }
+        }
+    };
+    let stream = match lag.followed(slot, until.unwrap_or(Lsn(u64::MAX))) {
+        Some(followed) => match followed.heard {
+            Some(at) => Piece::Seen { value: followed, at, from: "its stream" },
+            None => Piece::Unseen("nothing has come on its stream yet".into()),
+        },
+        None => {
+            let why =
+                lag.hindrance(slot).unwrap_or("its stream does not pass the proxy, and no copy of its slot is read");
+            Piece::Unseen(why.to_owned())
+        }
+    };
+    ConsumerSide { slot: seen, stream, report, published: Piece::default() }
+}
+
+/// What is known of several consumers.
+pub fn consumers(
+    lag: &SourceLag,
+    slots: &[SlotName],
+    until: Option<Lsn>,
+    now: Instant,
+) -> BTreeMap<SlotName, ConsumerSide> {
+    let mut reports = lag.reports(now);
+    let mut report = |slot: &SlotName| {
+        let at = reports.iter().position(|report| report.slot == *slot)?;
+        Some(reports.swap_remove(at))
+    };
+    slots.iter().map(|slot| (slot.clone(), consumer(lag, slot, until, report(slot)))).collect()
+}
+
+/// The tables that these publications publish, by the names that subscribers see; what is missing, if one is.
+pub(super) fn published(catalog: &Catalog, publications: &[String]) -> Result<BTreeSet<TableName>, String> {
+    let mut tables = BTreeSet::new();
+    for name in publications {
+        let known = catalog.publications.iter().find(|publication| *publication.name == **name);
+        let publication = known.ok_or_else(|| format!("there is no publication {name}"))?;
+        tables.extend(catalog.published(publication).iter().map(|published| TableName {
+            schema: published.shown_as.schema.clone(),
+            name: published.shown_as.name.clone(),
+        }));
+    }
+    Ok(tables)
+}
+
+/// Adds what is known of the tables that are published to each consumer: which they are, and what is wrong with them.
+pub(super) fn add_published(evidence: &mut Evidence, source: &Source, kind: Kind, now: Instant) {
+    let report = match source.audited(now) {
+        Err(why) => {
+            evidence.source.findings = Piece::Unseen(why.to_string());
+            for consumer in evidence.consumers.values_mut() {
+                consumer.published = Piece::Unseen(why.to_string());
+            }
+            return;
+        }
+        Ok(report) if !report.is_whole() => {
+            let why = "walgate's role may not read all of the source's catalog";
+            evidence.source.findings = Piece::Unseen(why.into());
+            return;
+        }
+        Ok(report) => report,
+    };
+    const FROM: &str = "the source's catalog";
+    let mut all: Option<BTreeSet<String>> = Some(BTreeSet::new());
+    let subscriptions = evidence.target.subscriptions.value();
+    for (slot, consumer) in &mut evidence.consumers {
+        let subscribed = subscriptions.and_then(|all| all.iter().find(|one| one.slot.as_ref() == Some(slot)));
+        let publications = match (kind, subscribed) {
+            (Kind::Subscription, Some(subscription)) => Some(subscription.publications.clone()),
+            (Kind::Pglogical, _) => None,
+            _ => source.lag().command(slot).and_then(publication_names),
+        };
+        consumer.published = match &publications {
+            None => Piece::Unseen(format!("the publications of {slot} are not known")),
+            Some(names) => match published(&report.audited.catalog, names) {
+                Ok(value) => Piece::Seen { value, at: report.begun, from: FROM },
+                Err(why) => Piece::Unseen(why),
+            },
+        };
+        all = all.zip(publications).map(|(mut all, publications)| {
+            all.extend(publications);
+            all
+        });
+    }
+    // Where a consumer's publications are not known, every finding may concern it.
+    let concerns = |finding: &&Finding| match (&all, &finding.publication) {
+        (Some(all), Some(publication)) => all.contains(publication),
+        _ => true,
+    };
+    let findings = report.audited.audit.findings.iter().filter(concerns).cloned().collect();
+    evidence.source.findings = Piece::Seen { value: findings, at: report.begun, from: FROM };
+}
+
+fn publication_names(command: &StartReplication) -> Option<Vec<String>> {
+    Some(listed_publications(command.mode.option("publication_names")??))
+}

@@ -1,0 +1,515 @@
+//! Keeps a gate: gathers its evidence while somebody asks, holds its fences, and tells everyone who waits.
+//!
+//! What passes on the streams and what the poller sees is in the models of the two servers at every moment; the rest is
+//! asked for in rounds, by one session a server, however many ask the gate. A verdict is put together anew when somebody
+//! asks, and a waiting one whenever a stream, a look or a round has brought something new. A fence lives here and nowhere
+//! else: with the process it is gone.
+
+mod assemble;
+mod parts;
+mod witness;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+pub use assemble::{consumer, consumers, standing};
+
+use crate::config;
+use crate::gate::{
+    Asked, Case, Evidence, Fence, Phase, Receipt, Refusal, Settling, Side, Status, Stray, Terms, Verdict,
+};
+use crate::ident::SlotName;
+use crate::lag::{ConsumerReport, Observe};
+use crate::lsn::Lsn;
+use crate::source::{self, ConnectError, Source, take_fence};
+use crate::time::PgTimestamp;
+use parts::Part;
+use witness::Witness;
+
+/// Between two rounds while somebody waits, and while somebody asks now and then.
+const WAITED_FOR: Duration = Duration::from_millis(50);
+const ASKED_FOR: Duration = Duration::from_secs(1);
+
+/// For how long a phase that was asked about is gathered for.
+const IN_DEMAND: Duration = Duration::from_secs(10);
+
+/// How old a round may be that answers a question.
+const REUSED: Duration = Duration::from_millis(500);
+
+/// How long a verdict is shared.
+const SHARED: Duration = Duration::from_millis(10);
+
+/// Between two audits of the source's tables while somebody asks.
+const AUDITED: Duration = Duration::from_secs(1);
+
+/// How long a round may take before those who ask are told what is known.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Between two ticks, which need no server.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Events that a listener may be behind.
+const EVENTS: usize = 64;
+
+/// A gate that is kept.
+pub struct Keeper {
+    terms: Arc<Terms>,
+    config: config::Gate,
+    source: Witness,
+    target: Option<Witness>,
+    fences: Mutex<BTreeMap<Way, Fence>>,
+    /// One fence is taken at a time.
+    fencing: tokio::sync::Mutex<()>,
+    demand: Mutex<BTreeMap<Phase, Instant>>,
+    demanded: Notify,
+    waiting: AtomicUsize,
+    /// The last round: what it was for, and when it was begun.
+    rounds: watch::Sender<Option<(BTreeSet<Phase>, Instant)>>,
+    settling: Mutex<BTreeMap<Way, Settling>>,
+    shared: Mutex<HashMap<Asked, (Instant, Arc<Answer>)>>,
+    states: Mutex<BTreeMap<Phase, Status>>,
+    receipt: Mutex<Option<Receipt>>,
+    events: broadcast::Sender<GateEvent>,
+}
+
+/// Which of the two servers is written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    Forward,
+    Back,
+}
+
+impl Way {
+    fn of(phase: Phase) -> Way {
+        if phase.is_back() { Way::Back } else { Way::Forward }
+    }
+}
+
+/// A verdict with what it rests on.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// How far behind the consumers are.
+    pub consumers: Vec<ConsumerReport>,
+    /// When, by this machine's clock.
+    pub observed_at: PgTimestamp,
+    /// What proves a pass to others.
+    pub receipt: Option<Receipt>,
+}
+
+/// Why there is no fence.
+#[derive(Debug, thiserror::Error)]
+pub enum FenceError {
+    /// One stands already.
+    #[error("a fence stands already, at {}; lift it first", .0.target_lsn)]
+    Standing(Box<Fence>),
+    /// It would prove nothing.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// The server cannot be asked.
+    #[error("{name} cannot be asked: {error}")]
+    Unreachable {
+        /// Which.
+        name: String,
+        /// Why.
+        error: ConnectError,
+    },
+    /// It is not the server that is watched.
+    #[error("{0}")]
+    Elsewhere(String),
+    /// There is nobody to take it on.
+    #[error("no way back is configured: name the slots on the target that lead back ([gate.reverse])")]
+    NoWayBack,
+}
+
+/// Something that happens to a gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GateEvent {
+    /// A fence was set.
+    Fenced(Phase, Lsn),
+    /// It was lifted.
+    Released(Phase, Lsn),
+    /// A phase is in another state than when it was last asked about.
+    Verdict {
+        /// Which.
+        phase: Phase,
+        /// In which state it was; `None` before it was ever asked about.
+        from: Option<Status>,
+        /// In which it is.
+        to: Status,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Keeper {
+    /// A keeper of this gate, which is over this source.
+    pub fn new(config: config::Gate, source: Arc<Source>) -> Keeper {
+        let terms = config.terms.clone();
+        source.lag().keep_copies(terms.consumers.iter().cloned());
+        let target = config.target.clone().map(|connector| {
+            let stale_after = source.lag().stale_after();
+            let observe = if terms.reverse.is_some() { Observe::Slot } else { Observe::Poll };
+            let target = Source::new(format!("target of {}", terms.name), connector, observe, stale_after);
+            if let Some(reverse) = &terms.reverse {
+                let mut lag = target.lag();
+                lag.copy_only(reverse.consumers.iter().cloned());
+                lag.keep_copies(reverse.consumers.iter().cloned());
+            }
+            Witness::new(Arc::new(target))
+        });
+        Keeper {
+            terms: Arc::new(terms),
+            config,
+            receipt: Mutex::default(),
+            source: Witness::new(source),
+            target,
+            fences: Mutex::default(),
+            fencing: tokio::sync::Mutex::default(),
+            demand: Mutex::default(),
+            demanded: Notify::new(),
+            waiting: AtomicUsize::new(0),
+            rounds: watch::Sender::new(None),
+            settling: Mutex::default(),
+            shared: Mutex::default(),
+            states: Mutex::default(),
+            events: broadcast::Sender::new(EVENTS),
+        }
+    }
+
+    /// The gate.
+    pub fn terms(&self) -> &Arc<Terms> {
+        &self.terms
+    }
+
+    /// Whether this is the keeper of that gate, over that source.
+    pub fn is_of(&self, config: &config::Gate, source: &Arc<Source>) -> bool {
+        self.config == *config && Arc::ptr_eq(self.source.source(), source)
+    }
+
+    /// The receipt of the latest pass.
+    pub fn receipt(&self) -> Option<Receipt> {
+        lock(&self.receipt).clone()
+    }
+
+    /// What happens to it from now on.
+    pub fn events(&self) -> broadcast::Receiver<GateEvent> {
+        self.events.subscribe()
+    }
+
+    /// The state in which each phase was when it was last asked about.
+    pub fn states(&self) -> BTreeMap<Phase, Status> {
+        lock(&self.states).clone()
+    }
+
+    /// The fence that stands for a phase.
+    pub fn standing(&self, phase: Phase) -> Option<Fence> {
+        lock(&self.fences).get(&Way::of(phase)).cloned()
+    }
+
+    /// Takes a fence on the side that the phase takes for the source.
+    ///
+    /// # Errors
+    /// If one stands already, somebody writes, or the server cannot be asked.
+    pub async fn fence(&self, phase: Phase) -> Result<Fence, FenceError> {
+        let (side, _) = self.sides(phase).ok_or(FenceError::NoWayBack)?;
+        let _one = self.fencing.lock().await;
+        if let Some(standing) = self.standing(phase) {
+            return Err(FenceError::Standing(Box::new(standing)));
+        }
+        let source = side.source();
+        let unreachable = |error| FenceError::Unreachable { name: source.name().to_owned(), error };
+        let taken = take_fence(&source.connector(), self.config.barrier).await.map_err(unreachable)?;
+        if let Some(watched) = source.lag().history().filter(|watched| watched.contradicts(taken.history)) {
+            let why = format!("{} is {}, and what walgate watches was {watched}", source.name(), taken.history);
+            return Err(FenceError::Elsewhere(why));
+        }
+        let fence = Fence::take(taken)?;
+        lock(&self.fences).insert(Way::of(phase), fence.clone());
+        lock(&self.shared).clear();
+        tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence set");
+        self.tell(GateEvent::Fenced(phase, fence.target_lsn));
+        Ok(fence)
+    }
+
+    /// Lifts the fence; returns it, if one stood.
+    pub fn release(&self, phase: Phase) -> Option<Fence> {
+        let fence = lock(&self.fences).remove(&Way::of(phase))?;
+        lock(&self.shared).clear();
+        tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence lifted");
+        self.tell(GateEvent::Released(phase, fence.target_lsn));
+        Some(fence)
+    }
+
+    /// The verdict now, on evidence that was gathered at most half a second before the question.
+    pub async fn check(&self, asked: Asked) -> Arc<Answer> {
+        self.gathered_for(asked.phase).await;
+        self.judge(asked)
+    }
+
+    /// The verdict as soon as it is a pass or a fail, and at `until` whatever it is.
+    pub async fn wait(&self, asked: Asked, until: tokio::time::Instant) -> Arc<Answer> {
+        let _waiting = Waiting::begin(&self.waiting);
+        self.gathered_for(asked.phase).await;
+        let mut rounds = self.rounds.subscribe();
+        loop {
+            // Before the verdict, so that what comes meanwhile is not missed.
+            let (side, other) = (self.source.source(), self.target.as_ref().map(Witness::source));
+            let progress = side.progress();
+            let elsewhere = async {
+                match other {
+                    Some(other) => other.progress().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let answer = self.judge(asked);
+            if matches!(answer.verdict.state, Status::Pass | Status::Fail) {
+                return answer;
+            }
+            lock(&self.demand).insert(asked.phase, Instant::now());
+            self.demanded.notify_one();
+            let news = async {
+                tokio::select! {
+                    () = progress => {}
+                    () = elsewhere => {}
+                    _ = rounds.changed() => {}
+                }
+                // What is shared until then is not judged again.
+                sleep(SHARED).await;
+            };
+            if timeout_at(until, news).await.is_err() {
+                return self.judge(asked);
+            }
+        }
+    }
+
+    /// Keeps the gate until `stop`.
+    pub async fn keep(self: Arc<Keeper>, stop: CancellationToken) {
+        let keep = async {
+            let look = async {
+                match &self.target {
+                    Some(target) => source::look(target.source(), &stop).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::join!(look, self.tick(), self.gather());
+        };
+        stop.run_until_cancelled(keep).await;
+    }
+
+    /// Notes once a second what needs no server: how far behind consumers are, and what has happened to a fence.
+    async fn tick(&self) {
+        loop {
+            let now = Instant::now();
+            for way in [Way::Forward, Way::Back] {
+                let phase = if way == Way::Back { Phase::Rollback } else { Phase::Cutover };
+                let Some((side, _)) = self.sides(phase) else { continue };
+                let reports = side.source().lag().reports(now);
+                let of = |slot: &SlotName| reports.iter().find(|report| report.slot == *slot);
+                let consumers = self.terms.consumers_of(phase);
+                lock(&self.settling).entry(way).or_default().note(consumers.iter().map(of), now);
+                self.watch_fence(phase);
+            }
+            sleep(TICK).await;
+        }
+    }
+
+    /// Gathers in rounds while somebody asks.
+    async fn gather(&self) {
+        let mut audited: Option<Instant> = None;
+        loop {
+            let begun = Instant::now();
+            let phases: BTreeSet<Phase> = {
+                let mut demand = lock(&self.demand);
+                demand.retain(|_, asked| begun.saturating_duration_since(*asked) < IN_DEMAND);
+                demand.keys().copied().collect()
+            };
+            if phases.is_empty() {
+                self.demanded.notified().await;
+                continue;
+            }
+            if audited.is_none_or(|at| begun.saturating_duration_since(at) >= AUDITED) {
+                self.source.source().want_audit();
+                audited = Some(begun);
+            }
+            let mut wanted: [BTreeSet<Part>; 2] = Default::default();
+            for phase in &phases {
+                let [source, target] = &mut wanted;
+                let (of_source, of_target) = if phase.is_back() { (target, source) } else { (source, target) };
+                of_source.extend(parts::of_source(&self.terms, *phase));
+                of_target.extend(parts::of_target(&self.terms, *phase));
+                if let Some((side, _)) = self.sides(*phase) {
+                    side.source().want_proof(self.terms.consumers_of(*phase));
+                }
+            }
+            let [source, target] = &wanted;
+            tokio::join!(round(&self.source, source), async {
+                if let Some(witness) = &self.target {
+                    round(witness, target).await;
+                }
+            });
+            self.rounds.send_replace(Some((phases, begun)));
+            let pause = if self.waiting.load(Ordering::Relaxed) > 0 { WAITED_FOR } else { ASKED_FOR };
+            tokio::select! {
+                () = sleep(pause) => {}
+                // Not at once: many may ask one after the other.
+                () = self.demanded.notified() => sleep(WAITED_FOR).await,
+            }
+        }
+    }
+
+    /// Waits for a round for this phase that is young enough, and not for long.
+    async fn gathered_for(&self, phase: Phase) {
+        let asked = Instant::now();
+        lock(&self.demand).insert(phase, asked);
+        let mut rounds = self.rounds.subscribe();
+        let young = |round: &Option<(BTreeSet<Phase>, Instant)>| {
+            round.as_ref().is_some_and(|(phases, begun)| {
+                phases.contains(&phase) && asked.saturating_duration_since(*begun) <= REUSED
+            })
+        };
+        let answered = async {
+            if !young(&rounds.borrow_and_update()) {
+                self.demanded.notify_one();
+                // The sender lives as long as this.
+                let _ = rounds.wait_for(young).await;
+            }
+        };
+        let _ = tokio::time::timeout(PATIENCE, answered).await;
+    }
+
+    fn judge(&self, asked: Asked) -> Arc<Answer> {
+        let now = Instant::now();
+        let mut shared = lock(&self.shared);
+        let young = |at: &Instant| now.saturating_duration_since(*at) < SHARED;
+        if let Some((_, answer)) = shared.get(&asked).filter(|(at, _)| young(at)) {
+            return Arc::clone(answer);
+        }
+        self.watch_fence(asked.phase);
+        let way = Way::of(asked.phase);
+        let fence = lock(&self.fences).get(&way).cloned();
+        let until = asked.target_lsn.or(fence.as_ref().map(|fence| fence.target_lsn));
+        let observed_at = PgTimestamp::now();
+        let evidence = self.evidence(asked.phase, until, now);
+        let mut settling = lock(&self.settling);
+        let case = Case {
+            terms: &self.terms,
+            asked,
+            evidence: &evidence,
+            fence: fence.as_ref(),
+            settling: settling.entry(way).or_default(),
+            now: Instant::now(),
+        };
+        let verdict = crate::gate::judge(&case);
+        let receipt = (verdict.state == Status::Pass).then(|| Receipt::issue(&case, &self.config.receipt, observed_at));
+        drop(settling);
+        if receipt.is_some() {
+            lock(&self.receipt).clone_from(&receipt);
+        }
+        self.note_state(asked.phase, &verdict);
+        let consumers = evidence.consumers.into_values().filter_map(|consumer| consumer.report).collect();
+        let answer = Arc::new(Answer { verdict, consumers, observed_at, receipt });
+        shared.retain(|_, (at, _)| young(at));
+        shared.insert(asked, (now, Arc::clone(&answer)));
+        answer
+    }
+
+    /// Everything that is known for a phase at this moment.
+    fn evidence(&self, phase: Phase, until: Option<Lsn>, now: Instant) -> Evidence {
+        let Some((source, target)) = self.sides(phase) else { return Evidence::default() };
+        let mut evidence = Evidence::default();
+        {
+            let lag = source.source().lag();
+            evidence.source = Side { standing: standing(&lag), ..source.side() };
+            evidence.consumers = consumers(&lag, self.terms.consumers_of(phase), until, now);
+        }
+        if let Some(target) = target {
+            evidence.target = Side { standing: standing(&target.source().lag()), ..target.side() };
+        }
+        assemble::add_published(&mut evidence, source.source(), self.terms.kind, now);
+        evidence
+    }
+
+    /// Which server the phase takes for the source, and which for the target.
+    fn sides(&self, phase: Phase) -> Option<(&Witness, Option<&Witness>)> {
+        match (phase.is_back(), &self.target, &self.terms.reverse) {
+            (false, target, _) => Some((&self.source, target.as_ref())),
+            (true, Some(target), Some(_)) => Some((target, Some(&self.source))),
+            (true, ..) => None,
+        }
+    }
+
+    /// What has once happened to a fence stays: another history, or a write behind it.
+    fn watch_fence(&self, phase: Phase) {
+        let Some((side, _)) = self.sides(phase) else { return };
+        let mut fences = lock(&self.fences);
+        let Some(fence) = fences.get_mut(&Way::of(phase)) else { return };
+        let lag = side.source().lag();
+        if let Some((was, is)) = fence.history.zip(lag.history()).filter(|(was, is)| was.contradicts(*is)) {
+            fence.lost.get_or_insert_with(|| format!("it was set on {was}, and the server became {is}"));
+        }
+        if fence.stray.is_none() {
+            let strays =
+                self.terms.consumers_of(phase).iter().filter_map(|slot| lag.followed(slot, fence.target_lsn)?.behind);
+            let strays =
+                strays.map(|(commit_lsn, table)| Stray { commit_lsn, table: table.map(|table| table.to_string()) });
+            fence.stray = strays.into_iter().next();
+        }
+    }
+
+    fn note_state(&self, phase: Phase, verdict: &Verdict) {
+        let from = lock(&self.states).insert(phase, verdict.state);
+        if from != Some(verdict.state) {
+            let (gate, state, reason) = (&self.terms.name, verdict.state, &verdict.reason);
+            tracing::info!(gate, %phase, %state, reason, "verdict");
+            self.tell(GateEvent::Verdict { phase, from, to: verdict.state, reason: verdict.reason.clone() });
+        }
+    }
+
+    fn tell(&self, event: GateEvent) {
+        // Nobody may be listening.
+        let _ = self.events.send(event);
+    }
+}
+
+/// Asks one server for what is wanted, and has it looked at.
+async fn round(witness: &Witness, wanted: &BTreeSet<Part>) {
+    if wanted.is_empty() {
+        return;
+    }
+    let mut looks = witness.source().looks();
+    looks.mark_unchanged();
+    witness.source().want_look();
+    let look = async {
+        // If it does not come, what was seen last grows old.
+        let _ = tokio::time::timeout(ASKED_FOR, looks.changed()).await;
+    };
+    tokio::join!(witness.ask(wanted), look);
+}
+
+/// Somebody waits while this lives.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Waiting<'_> {
+    fn begin(waiting: &AtomicUsize) -> Waiting<'_> {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Waiting(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,92 @@
+//! Which evidence a phase wants of which server.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::gate::{Kind, Phase, Terms};
+
+/// How long parts count that cost more to read.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// A part of the evidence of one server that is had by asking it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    /// Whether it can be reached at all.
+    Reached,
+    Activity,
+    Subscriptions,
+    Receiver,
+    Sequences,
+    Writable,
+    Replication,
+    Forks,
+    Settings,
+    Schema,
+    Unreplicated,
+}
+
+impl Part {
+    /// How old it may be before it is read anew: what costs more, or changes seldom, only every few seconds.
+    pub(super) fn lasts(self) -> Duration {
+        match self {
+            Part::Reached | Part::Activity | Part::Subscriptions | Part::Receiver | Part::Sequences => Duration::ZERO,
+            Part::Settings | Part::Schema | Part::Unreplicated => SLOW,
+            Part::Replication | Part::Forks | Part::Writable => SLOW,
+        }
+    }
+}
+
+/// What a phase wants of the side that it takes for the source.
+pub(super) fn of_source(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
+    let database = terms.kind.is_database();
+    let mut parts = BTreeSet::from([Part::Reached, Part::Activity]);
+    match phase {
+        Phase::Preflight => {
+            parts.extend([Part::Settings, Part::Replication]);
+            if database {
+                parts.extend([Part::Schema, Part::Sequences]);
+            }
+            if terms.kind != Kind::Standby {
+                parts.insert(Part::Unreplicated);
+            }
+        }
+        Phase::Cutover | Phase::Rollback => {
+            if database {
+                parts.insert(Part::Sequences);
+            }
+            if phase.is_back() && terms.kind != Kind::Standby {
+                parts.insert(Part::Unreplicated);
+            }
+        }
+        Phase::Post => {
+            if terms.reverse.is_some() {
+                parts.insert(Part::Subscriptions);
+            }
+        }
+    }
+    parts
+}
+
+/// What a phase wants of the side that it takes for the target.
+pub(super) fn of_target(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
+    let mut parts = BTreeSet::from([Part::Reached]);
+    match (phase, terms.kind) {
+        (_, Kind::Slot | Kind::Zero) => {}
+        (Phase::Preflight, Kind::Standby) => parts.extend([Part::Receiver, Part::Replication]),
+        (Phase::Preflight, _) => {
+            parts.extend([Part::Settings, Part::Schema, Part::Sequences, Part::Subscriptions]);
+            if terms.reverse.is_some() {
+                parts.insert(Part::Replication);
+            }
+        }
+        (Phase::Cutover | Phase::Rollback, Kind::Standby) => {
+            parts.insert(Part::Receiver);
+        }
+        (Phase::Cutover | Phase::Rollback, _) => parts.extend([Part::Subscriptions, Part::Sequences]),
+        (Phase::Post, Kind::Standby) => parts.extend([Part::Writable, Part::Replication, Part::Forks]),
+        (Phase::Post, _) => {
+            parts.insert(Part::Writable);
+        }
+    }
+    parts
+}

@@ -1,0 +1,134 @@
+//! One of a gate's two servers: asks it for the parts of the evidence that are wanted, through a session of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::time::timeout;
+
+use super::parts::Part;
+use crate::gate::{Piece, Side, Subscription};
+use crate::source::evidence;
+use crate::source::sql::SqlSession;
+use crate::source::{ConnectError, Failure, Source};
+
+/// How long the parts of one round may take.
+const DEADLINE: Duration = Duration::from_secs(4);
+
+/// A server that is asked.
+pub(super) struct Witness {
+    source: Arc<Source>,
+    seen: Mutex<Seen>,
+    session: tokio::sync::Mutex<Option<SqlSession>>,
+}
+
+/// What it has said.
+#[derive(Default)]
+struct Seen {
+    side: Side,
+    /// When each part was asked for last.
+    asked: BTreeMap<Part, Instant>,
+    /// The errors and conflicts of each subscription when it was first looked at, or fewer since.
+    baselines: BTreeMap<String, u64>,
+}
+
+impl Witness {
+    /// Of this server.
+    pub(super) fn new(source: Arc<Source>) -> Witness {
+        Witness { source, seen: Mutex::default(), session: tokio::sync::Mutex::default() }
+    }
+
+    /// The server.
+    pub(super) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
+    /// What it has said so far.
+    pub(super) fn side(&self) -> Side {
+        self.seen().side.clone()
+    }
+
+    /// Asks for what is wanted and due. If it does not answer, nothing that it has said before counts any more.
+    pub(super) async fn ask(&self, wanted: &BTreeSet<Part>) {
+        let begun = Instant::now();
+        let due = |part: &Part| {
+            let asked = self.seen().asked.get(part).copied();
+            asked.is_none_or(|asked| begun.saturating_duration_since(asked) >= part.lasts())
+        };
+        let due: Vec<Part> = wanted.iter().copied().filter(due).collect();
+        let mut session = self.session.lock().await;
+        let error = match timeout(DEADLINE, self.ask_for(&due, &mut session, begun)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => Failure::Timeout(DEADLINE).into(),
+        };
+        *session = None;
+        let stopped = Piece::Seen { value: error.kind() == "refused", at: begun, from: "the server" };
+        let why = format!("{} cannot be asked: {error}", self.source.name());
+        let mut seen = self.seen();
+        seen.asked.clear();
+        seen.side = Side { stopped, ..Side::unseen(&why) };
+    }
+
+    async fn ask_for(
+        &self,
+        parts: &[Part],
+        session: &mut Option<SqlSession>,
+        begun: Instant,
+    ) -> Result<(), ConnectError> {
+        let session = match session.take().filter(|known| !known.is_closed()) {
+            Some(known) => session.insert(known),
+            None => {
+                let new = self.source.connector().sql().await?;
+                evidence::ready(&new).await?;
+                session.insert(new)
+            }
+        };
+        for part in parts {
+            let take: Box<dyn FnOnce(&mut Side) + Send> = match part {
+                Part::Reached => {
+                    let reached = Piece::Seen { value: false, at: begun, from: "the server" };
+                    Box::new(|side| side.stopped = reached)
+                }
+                Part::Activity => taken(evidence::activity::activity(session).await?, |side| &mut side.activity),
+                Part::Subscriptions => {
+                    let seen = evidence::subscription::subscriptions(session).await?;
+                    let seen = seen.map(|subscriptions| self.seen().with_baselines(subscriptions));
+                    taken(seen, |side| &mut side.subscriptions)
+                }
+                Part::Settings => taken(evidence::settings::settings(session).await?, |side| &mut side.settings),
+                _ => continue,
+            };
+            let mut seen = self.seen();
+            take(&mut seen.side);
+            seen.asked.insert(*part, begun);
+        }
+        Ok(())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a piece in its place.
+fn taken<T: Send + 'static>(
+    piece: Piece<T>,
+    place: fn(&mut Side) -> &mut Piece<T>,
+) -> Box<dyn FnOnce(&mut Side) + Send> {
+    Box::new(move |side| *place(side) = piece)
+}
+
+impl Seen {
+    /// Notes what had gone wrong before walgate looked, so that what goes wrong since can be told from it. Fewer than before
+    /// were set back by somebody.
+    fn with_baselines(&mut self, mut subscriptions: Vec<Subscription>) -> Vec<Subscription> {
+        for subscription in &mut subscriptions {
+            let troubles = subscription.troubles();
+            let baseline = self.baselines.entry(subscription.name.clone()).or_insert(troubles);
+            *baseline = troubles.min(*baseline);
+            subscription.baseline = Some(*baseline);
+        }
+        subscriptions
+    }
+}
