@@ -17,7 +17,8 @@ pub struct SlotLife {
 }
 
 impl SlotLife {
-    pub(super) fn new(row: &SlotRow, flushed: Lsn) -> SlotLife {
+    /// Of a slot that is seen for the first time.
+    pub fn new(row: &SlotRow, flushed: Lsn) -> SlotLife {
         SlotLife { since: flushed, renewed: false, pid: row.active_pid, seen: Some(flushed) }
     }
 

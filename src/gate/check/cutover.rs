@@ -139,9 +139,7 @@ fn consumer_caught_up(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome 
             "{slot} has {} to acknowledge before {target}",
             amount(stream.pending.transactions, stream.pending.volume.rows)
         ),
-        Some(stream) if stream.decoded < target => {
-            format!("{slot}: the server has {} to decode before {target}", size(target.bytes_since(stream.decoded)))
-        }
+        Some(stream) if stream.decoded < target => return Ok(to_decode(slot, stream.decoded, target)),
         _ => format!("{slot} has confirmed {acked}, which is {} before {target}", size(target.bytes_since(acked))),
     }))
 }
@@ -178,15 +176,23 @@ fn applied(case: &Case<'_>) -> Outcome {
     }
 }
 
-/// The last commit up to the fence that was published to a consumer, as its stream has shown; `None` if none was.
-fn last_published(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Result<Option<Lsn>, String> {
+/// Compares a position of the target's with the last commit that was published to a consumer, as its stream has shown:
+/// `None` if none was.
+fn against_last(case: &Case<'_>, slot: &SlotName, target: Lsn, compare: impl FnOnce(Option<Lsn>) -> Finds) -> Outcome {
     let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
-    let stream =
-        case.fresh(&consumer.stream).map_err(|why| format!("the last commit for {slot} is not known: {why}"))?;
-    if stream.doubtful || stream.decoded < target {
-        return Err(format!("the last commit for {slot} is not known yet"));
+    let stream = case.fresh(&consumer.stream);
+    let stream = stream.map_err(|why| format!("the last commit for {slot} is not known: {why}"))?;
+    if stream.doubtful {
+        return Err(format!("commits of {slot} may have been missed, so the last one is not known"));
     }
-    Ok(stream.newest)
+    if stream.decoded < target {
+        return Ok(to_decode(slot, stream.decoded, target));
+    }
+    Ok(compare(stream.newest))
+}
+
+fn to_decode(slot: &SlotName, decoded: Lsn, until: Lsn) -> Finds {
+    Finds::wait(format!("{slot}: the server has {} to decode before {until}", size(until.bytes_since(decoded))))
 }
 
 fn replica_applied(case: &Case<'_>, target: Lsn) -> Outcome {
@@ -194,12 +200,17 @@ fn replica_applied(case: &Case<'_>, target: Lsn) -> Outcome {
         return Ok(Finds::skip("the gate names no /statz of zero-cache's"));
     }
     let replica = *case.fresh(&case.evidence.replica)?;
-    for slot in case.consumers() {
-        if let Some(last) = last_published(case, slot, target)?.filter(|last| replica < *last) {
-            return Ok(Finds::wait(format!("zero-cache's replica is at {replica}, before the last commit at {last}")));
-        }
-    }
-    Ok(Finds::pass(format!("zero-cache's replica is at {replica}")))
+    let each = case.consumers().iter().map(|slot| {
+        let compared = against_last(case, slot, target, |last| match last {
+            // It is where the last transaction begins to commit, never behind it.
+            Some(last) if replica < last => {
+                Finds::wait(format!("zero-cache's replica is at {replica}, before the last commit at {last}"))
+            }
+            _ => Finds::pass(""),
+        });
+        compared.unwrap_or_else(Finds::unknown)
+    });
+    Ok(Finds::worst(each, Finds::pass(format!("zero-cache's replica is at {replica}"))))
 }
 
 fn origin_applied(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome {
@@ -213,15 +224,17 @@ fn origin_applied(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome {
         let applied = subscription.applied.map_or("nothing".into(), |applied| format!("up to {applied}"));
         return Ok(Finds::skip(format!("{name} has applied {applied}; what its slot confirms is what it has applied")));
     }
-    let Some(last) = last_published(case, slot, target)? else {
-        return Ok(Finds::pass(format!("nothing was published to {name} since walgate reads along")));
-    };
-    Ok(match subscription.applied {
+    against_last(case, slot, target, |last| match (last, subscription.applied) {
+        (None, _) => Finds::pass(format!("nothing was published to {name} since walgate reads along")),
         // The origin is at the end of a commit, which is behind where it begins.
-        Some(applied) if applied > last => Finds::pass(format!("{name} has applied up to {applied}, past {last}")),
-        Some(applied) => Finds::wait(format!("{name} has applied up to {applied}; the last commit is at {last}"))
-            .with_fix("if it stays so, rows were dropped or skipped on the target: verify the data"),
-        None => Finds::wait(format!("{name} has applied nothing yet; the last commit is at {last}")),
+        (Some(last), Some(applied)) if applied > last => {
+            Finds::pass(format!("{name} has applied up to {applied}, past {last}"))
+        }
+        (Some(last), applied) => {
+            let applied = applied.map_or("nothing yet".into(), |applied| format!("up to {applied}"));
+            Finds::wait(format!("{name} has applied {applied}; the last commit is at {last}"))
+                .with_fix("if it stays so, rows were dropped or skipped on the target: verify the data")
+        }
     })
 }
 
