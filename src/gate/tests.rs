@@ -436,7 +436,9 @@ fn a_target_shows_by_itself_what_it_has() {
             ("subscription", Fail, "1 errors", |scene| scene.subscription(|sub| sub.errors = Some(4))),
             ("subscription", Fail, "skip", |scene| scene.subscription(|sub| sub.skip = Some(T))),
             ("subscription", Wait, "public.orders (state d)", |scene| {
-                scene.subscription(|sub| sub.tables.insert(table("orders"), "d".into()));
+                scene.subscription(|sub| {
+                    sub.tables.insert(table("orders"), "d".into());
+                });
             }),
             ("subscription", Fail, "does not know: public.items", |scene| {
                 scene.consumer().published.edit(|published| {
