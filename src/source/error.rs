@@ -201,6 +201,11 @@ impl ConnectError {
         self.attempts.iter().any(|(_, failure)| failure.is_transient())
     }
 
+    /// Whether every host has refused the connection: nothing listens there.
+    pub fn is_refused(&self) -> bool {
+        self.attempts.iter().all(|(_, failure)| matches!(failure, Failure::Refused))
+    }
+
     /// The server's own error, where it answered with one.
     pub fn server_error(&self) -> Option<&ServerError> {
         self.attempts.iter().rev().find_map(|(_, failure)| match failure {

@@ -3,6 +3,7 @@
 mod activity;
 mod scene;
 mod settings;
+mod standby;
 mod subscription;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]

@@ -10,7 +10,10 @@
 pub mod activity;
 mod pglogical;
 pub mod settings;
+pub mod standing;
 pub mod subscription;
+pub mod takeover;
+pub mod timeline;
 
 use std::time::Instant;
 
