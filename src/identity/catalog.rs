@@ -78,6 +78,9 @@ pub struct Relation {
     pub identity: IdentitySetting,
     /// `relispartition`.
     pub partition: bool,
+    /// It came with an extension (`pg_depend`).
+    #[serde(default)]
+    pub extension: bool,
     /// What it inherits from, or is a partition of (`pg_inherits`).
     #[serde(default)]
     pub parents: Vec<Oid>,

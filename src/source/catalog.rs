@@ -107,6 +107,8 @@ SELECT 'relation', json_build_object(
     'oid', relation.oid::int8, 'schema', relation.nspname, 'name', relation.relname, 'kind', relation.relkind,
     'unlogged', relation.relpersistence = 'u', 'identity', relation.relreplident,
     'partition', relation.relispartition, 'parents', coalesce(parents.list, '[]'),
+    'extension', EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = relation.oid
+                         AND objsubid = 0 AND deptype = 'e'),
     'partition_key', coalesce((SELECT to_json(partattrs::int2[]) FROM pg_partitioned_table
                                WHERE partrelid = relation.oid), '[]'),
     'columns', coalesce(columns.list, '[]'), 'has_dropped', EXISTS (

@@ -2,9 +2,11 @@
 
 mod activity;
 mod scene;
+mod schema;
 mod settings;
 mod standby;
 mod subscription;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod unreplicated;

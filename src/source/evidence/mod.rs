@@ -9,11 +9,13 @@
 
 pub mod activity;
 mod pglogical;
+pub mod schema;
 pub mod settings;
 pub mod standing;
 pub mod subscription;
 pub mod takeover;
 pub mod timeline;
+pub mod unreplicated;
 
 use std::time::Instant;
 
