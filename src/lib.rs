@@ -21,5 +21,6 @@ pub mod telemetry;
 pub mod time;
 pub mod tls;
 pub mod units;
+pub mod verify;
 pub mod webhook;
 pub mod wire;

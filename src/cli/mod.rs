@@ -4,6 +4,7 @@
 mod check;
 mod columns;
 mod demo;
+mod gate;
 mod lag;
 mod manual;
 mod output;
@@ -51,6 +52,8 @@ enum Command {
     Check(check::Args),
     /// List replication slots, drop them, or reset a consumer by them
     Slots(slots::Args),
+    /// Prove that a cutover is safe
+    Gate(gate::Args),
     /// Print the changes of publications as they come, decoded, from a temporary slot
     Tail(tail::Args),
     /// See all of it work, on throw-away servers
@@ -116,7 +119,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         // What is shown of the demo must not be written across.
         Command::Demo(_) => "warn",
         // What goes wrong is the answer.
-        Command::Lag(_) | Command::Check(_) | Command::Slots(_) => "error",
+        Command::Lag(_) | Command::Check(_) | Command::Slots(_) | Command::Gate(_) => "error",
         _ => "info",
     };
     if let Err(error) = telemetry::init_logs(level) {
@@ -128,6 +131,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Lag(args) => lag::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Slots(args) => slots::main(&args),
+        Command::Gate(args) => gate::main(&args),
         Command::Tail(args) => tail::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Completions(args) => manual::completions(&args, &mut Cli::command()),
