@@ -162,8 +162,9 @@ SELECT 'set' AS kind, json_build_object(
 FROM pglogical.replication_set AS set JOIN pglogical.local_node AS node ON node.node_id = set.set_nodeid";
 
 /// Names in the statement mean the system's: the session's search path is empty, and the catalog is on it always. These
-/// are the limits within which it may run.
-const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '1s'; SET jit = off; SET work_mem = '64MB'";
+/// are the limits within which it may run, and types are written as they are elsewhere.
+const LIMITS: &str = "SET statement_timeout = '30s'; SET lock_timeout = '1s'; SET jit = off; SET work_mem = '64MB'; \
+                      SET quote_all_identifiers = off";
 
 #[derive(Deserialize)]
 struct Streaming {
