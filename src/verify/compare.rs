@@ -10,7 +10,7 @@ use tokio_postgres::types::ToSql;
 
 use super::plan::Leaves;
 use super::report::{KeyDifference, Kind, Ranges, RowDifferences, Sampled, State, TableReport};
-use super::session::{Extent, Range, Sessions, Trouble};
+use super::session::{Extent, Range, Sessions, Trouble, Unreadable};
 use super::statement::{BUCKETS, Statements};
 use super::{Error, Meter, Options};
 
@@ -82,7 +82,7 @@ impl Comparison<'_> {
             }
             Err(Trouble::All(error)) => return Err(error),
         };
-        report.notes = plan.notes.clone();
+        report.notes.extend(plan.notes.iter().cloned());
         report.columns = plan.differences.clone();
         if !report.columns.is_empty() {
             let rows = report.reason.map(|reason| format!("; {reason}")).unwrap_or_default();
@@ -136,6 +136,7 @@ impl Comparison<'_> {
         report.settled = self.judge(&mut differences, source, target, left.is_empty()).await?;
         if differences.known() == 0 && left.is_empty() {
             report.state = State::Equal;
+            report.notes.push("changes were under way: the rows were counted at different moments".to_owned());
         } else {
             report.reason = Some("the rows differ".to_owned());
             report.rows = Some(differences);
@@ -191,8 +192,13 @@ impl Comparison<'_> {
         if is_all && first <= AGAIN.0 {
             while !different.is_empty() && Instant::now() < until {
                 sleep(AGAIN.1.min(self.options.settle)).await;
-                let keys: Vec<Key> = different.into_keys().collect();
-                let (source, target) = self.look_up(&keys).await?;
+                let keys: Vec<Key> = different.keys().cloned().collect();
+                let (source, target) = match self.look_up(&keys).await {
+                    Ok(rows) => rows,
+                    // What was seen to differ does not become unknown by that.
+                    Err(Trouble::Table(..)) => break,
+                    Err(trouble) => return Err(trouble),
+                };
                 different = differing(&source, &target);
                 // A key may be found in other spellings of it, which were not asked for.
                 different.retain(|key, _| keys.binary_search(key).is_ok());
@@ -217,7 +223,7 @@ impl Comparison<'_> {
         let statement = |range: &Range<'_>| self.statements.digest(range);
         let take = |digest: &mut Digest, row: &Row| {
             let rows: i64 = row.try_get(1)?;
-            let sum = |place| row.try_get::<_, &str>(place).map(|text| text.parse::<i128>().unwrap_or_default());
+            let sum = |place| Ok::<i128, Unreadable>(row.try_get::<_, &str>(place)?.parse()?);
             let sums = Sums { rows: rows.unsigned_abs(), hashes: [sum(2)?, sum(3)?] };
             digest.entry(row.try_get(0)?).or_default().add(sums);
             Ok(())
@@ -271,7 +277,7 @@ impl Comparison<'_> {
             let arrays: Vec<Vec<&str>> = (0..columns).map(column).collect();
             let parameters: Vec<&(dyn ToSql + Sync)> = arrays.iter().map(|it| it as &(dyn ToSql + Sync)).collect();
             for row in &side.query(&statement, &parameters).await? {
-                add(&mut rows, row, columns).map_err(|error| side.trouble(&error))?;
+                add(&mut rows, row, columns).map_err(|error| side.unreadable(&*error))?;
             }
             side.wait(LOOKUP_BYTES * keys.len() as u64).await;
         }
@@ -294,11 +300,11 @@ fn differing(source: &Rows, target: &Rows) -> BTreeMap<Key, Kind> {
     different
 }
 
-fn key(row: &Row, columns: usize) -> Result<Key, tokio_postgres::Error> {
-    (0..columns).map(|place| row.try_get::<_, &str>(place).map(Into::into)).collect()
+fn key(row: &Row, columns: usize) -> Result<Key, Unreadable> {
+    (0..columns).map(|place| Ok(row.try_get::<_, &str>(place)?.into())).collect()
 }
 
-fn add(rows: &mut Rows, row: &Row, columns: usize) -> Result<(), tokio_postgres::Error> {
+fn add(rows: &mut Rows, row: &Row, columns: usize) -> Result<(), Unreadable> {
     let hash = |place| row.try_get::<_, i64>(place).map(i128::from);
     let sums = Sums { rows: 1, hashes: [hash(columns)?, hash(columns + 1)?] };
     rows.entry(key(row, columns)?).or_default().add(sums);

@@ -284,12 +284,13 @@ impl Estimates {
 
 async fn estimates<'a>(sessions: &Sessions, tables: impl Iterator<Item = &'a Leaves>) -> Result<Estimates, Error> {
     const ESTIMATES: &str = "
-        SELECT oid, relpages::int8 * current_setting('block_size')::int8, reltuples::float8
+        SELECT oid, relpages::int8 * current_setting('block_size')::int8,
+               CASE WHEN reltuples > 0 THEN reltuples::float8 ELSE pg_stat_get_live_tuples(oid)::float8 END
         FROM pg_class WHERE oid = ANY($1)";
     let oids: Vec<u32> = tables.flat_map(|leaves| &leaves.tables).map(|leaf| leaf.oid.0).collect();
     let read = |row: &Row| {
         let (bytes, rows): (i64, f64) = (row.try_get(1)?, row.try_get(2)?);
-        // -1 is unknown, and 0 is what older versions say of what they have not looked at.
+        // Of what was never counted, too.
         let rows = Some(rows).filter(|rows| *rows > 0.0).map(|rows| rows as u64);
         Ok((row.try_get(0)?, Estimate { bytes: bytes.unsigned_abs(), rows }))
     };

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,6 +71,12 @@ pub(super) enum Extent {
     },
 }
 
+/// Adds a row to what was gathered.
+type Take<'a, T> = dyn Fn(&mut T, &Row) -> Result<(), Unreadable> + Sync + 'a;
+
+/// An answer that is not what was asked for.
+pub(super) type Unreadable = Box<dyn std::error::Error + Send + Sync>;
+
 /// Why a table cannot be read on.
 #[derive(Debug)]
 pub(super) enum Trouble {
@@ -90,6 +97,8 @@ pub(super) struct Sessions {
     sessions: Vec<SqlSession>,
     range_timeout: Duration,
     pace: Pace,
+    /// How many of the sessions are in a transaction.
+    open: AtomicUsize,
 }
 
 /// How fast may be read.
@@ -123,8 +132,8 @@ impl Sessions {
         }
         let pace =
             Pace { bytes_per_second: options.max_rate.filter(|rate| *rate > 0), next: Mutex::new(Instant::now()) };
-        let sessions = Sessions { side, identity, encoding, sessions, range_timeout: options.range_timeout, pace };
-        Ok((sessions, catalog))
+        let (range_timeout, open) = (options.range_timeout, AtomicUsize::new(0));
+        Ok((Sessions { side, identity, encoding, sessions, range_timeout, pace, open }, catalog))
     }
 
     /// Runs one statement.
@@ -142,15 +151,23 @@ impl Sessions {
         extent: Extent,
         statement: &(dyn Fn(&Range<'_>) -> String + Sync),
         parameters: &[&(dyn ToSql + Sync)],
-        take: &(dyn Fn(&mut T, &Row) -> Result<(), tokio_postgres::Error> + Sync),
+        take: &Take<'_, T>,
         meter: &Meter<'_>,
     ) -> Result<Vec<T>, Trouble> {
+        // Of a scan that was given up, because the other side had failed.
+        self.roll_back().await;
         let read = self.read(leaves, extent, statement, parameters, take, meter).await;
         if !matches!(read, Err(Trouble::All(_))) {
-            // What fails here shows in the next statement.
-            join_all(self.sessions.iter().map(|session| session.batch_execute("ROLLBACK"))).await;
+            self.roll_back().await;
         }
         read
+    }
+
+    /// Ends the transactions that are open.
+    async fn roll_back(&self) {
+        let open = self.sessions.iter().take(self.open.swap(0, Ordering::Relaxed));
+        // What fails here shows in the next statement.
+        join_all(open.map(|session| session.batch_execute("ROLLBACK"))).await;
     }
 
     async fn read<T: Default + Send>(
@@ -159,11 +176,12 @@ impl Sessions {
         extent: Extent,
         statement: &(dyn Fn(&Range<'_>) -> String + Sync),
         parameters: &[&(dyn ToSql + Sync)],
-        take: &(dyn Fn(&mut T, &Row) -> Result<(), tokio_postgres::Error> + Sync),
+        take: &Take<'_, T>,
         meter: &Meter<'_>,
     ) -> Result<Vec<T>, Trouble> {
         const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         let Some((leader, others)) = self.sessions.split_first() else { return Ok(Vec::new()) };
+        self.open.store(1, Ordering::Relaxed);
         leader.batch_execute(BEGIN).await.map_err(|error| self.trouble(&error))?;
         let ranges = self.ranges(leader, leaves, extent).await?;
         meter.begin(ranges.iter().map(|range| range.bytes).sum());
@@ -173,6 +191,7 @@ impl Sessions {
             let snapshot = snapshot.first().map(|row| row.try_get::<_, String>(0));
             let snapshot = snapshot.transpose().map_err(|error| self.trouble(&error))?.unwrap_or_default();
             let adopt = format!("{BEGIN}; SET TRANSACTION SNAPSHOT '{snapshot}'");
+            self.open.store(1 + others.len(), Ordering::Relaxed);
             let adopted = others.iter().map(|session| session.batch_execute(&adopt));
             try_join_all(adopted).await.map_err(|error| self.trouble(&error))?;
         }
@@ -184,15 +203,21 @@ impl Sessions {
             loop {
                 let next = ranges.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(range) = next else { return Ok(gathered) };
-                if looked.elapsed() > LOOK_FOR_WAITERS {
-                    looked = Instant::now();
-                    self.give_way(session, &oids).await?;
-                }
                 for row in self.ask(session, &statement(&range), parameters).await? {
-                    take(&mut gathered, &row).map_err(|error| self.trouble(&error))?;
+                    take(&mut gathered, &row).map_err(|error| self.unreadable(&*error))?;
                 }
                 meter.done(range.bytes);
-                self.pace.wait(range.bytes).await;
+                let next = self.pace.next(range.bytes);
+                loop {
+                    if looked.elapsed() >= LOOK_FOR_WAITERS {
+                        looked = Instant::now();
+                        self.give_way(session, &oids).await?;
+                    }
+                    if next <= Instant::now() {
+                        break;
+                    }
+                    sleep_until(next.min(looked + LOOK_FOR_WAITERS)).await;
+                }
             }
         });
         try_join_all(work).await
@@ -225,13 +250,12 @@ impl Sessions {
                 Extent::All => (PIECE_BYTES / bytes_per_page).max(1),
                 Extent::Some { .. } => SAMPLE_PAGES,
             };
-            let mut from = 0;
-            while from < size.pages {
-                let until = from.saturating_add(step);
-                let bytes = bytes_per_page.saturating_mul(until.min(size.pages) - from);
-                let until = Some(until).filter(|until| *until < size.pages);
-                ranges.push_back(Range { table: &leaf.name, from, until, bytes });
-                from = from.saturating_add(step);
+            // An empty table is read as well: that shows whether it may be.
+            let mut next = Some(0);
+            while let Some(from) = next {
+                next = Some(from + step).filter(|next| *next < size.pages);
+                let bytes = bytes_per_page.saturating_mul(next.unwrap_or(size.pages).saturating_sub(from));
+                ranges.push_back(Range { table: &leaf.name, from, until: next, bytes });
             }
         }
         if let Extent::Some { rows, seed } = extent {
@@ -269,6 +293,11 @@ impl Sessions {
         }
     }
 
+    /// What an answer means that cannot be understood.
+    pub(super) fn unreadable(&self, error: &(dyn std::error::Error + Send + Sync)) -> Trouble {
+        Trouble::Table(self.side, format!("unexpected answer: {error}"))
+    }
+
     /// What an error means for the table that is being read.
     pub(super) fn trouble(&self, error: &tokio_postgres::Error) -> Trouble {
         match error.as_db_error() {
@@ -300,7 +329,7 @@ impl Sessions {
 
     /// Throttles what is read by other means than a scan.
     pub(super) async fn wait(&self, bytes: u64) {
-        self.pace.wait(bytes).await;
+        sleep_until(self.pace.next(bytes)).await;
     }
 }
 
@@ -311,14 +340,12 @@ impl fmt::Debug for Sessions {
 }
 
 impl Pace {
-    async fn wait(&self, bytes: u64) {
-        let Some(rate) = self.bytes_per_second else { return };
-        let next = {
-            let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
-            *next = (*next).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
-            *next
-        };
-        sleep_until(next).await;
+    /// When the next may begin, once so much has been read.
+    fn next(&self, bytes: u64) -> Instant {
+        let Some(rate) = self.bytes_per_second else { return Instant::now() };
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        *next = (*next).max(Instant::now()) + Duration::from_secs_f64(bytes as f64 / rate as f64);
+        *next
     }
 }
 
