@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::fence::Writer;
+use super::sequence::Sequence;
 use crate::ident::{SlotName, TableName};
 use crate::identity::Finding;
 use crate::lag::{ConsumerReport, Followed, History, SlotLife, SlotRow};
@@ -65,6 +66,17 @@ impl<T> Piece<T> {
         match self {
             Piece::Seen { at, .. } => Some(*at),
             Piece::Unseen(_) => None,
+        }
+    }
+
+    /// What follows from it, if anything does.
+    pub fn and_then<U>(self, follows: impl FnOnce(T) -> Result<U, String>) -> Piece<U> {
+        match self {
+            Piece::Seen { value, at, from } => match follows(value) {
+                Ok(value) => Piece::Seen { value, at, from },
+                Err(why) => Piece::Unseen(why),
+            },
+            Piece::Unseen(why) => Piece::Unseen(why),
         }
     }
 
@@ -237,37 +249,10 @@ pub struct Column {
     pub has_default: bool,
 }
 
-/// A sequence.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sequence {
-    /// `schema.name`
-    pub name: TableName,
-    /// `data_type`
-    pub data_type: String,
-    /// `increment_by`
-    pub increment: i64,
-    /// `min_value`
-    pub min: i64,
-    /// `max_value`
-    pub max: i64,
-    /// `cycle`
-    pub cycle: bool,
-    /// The value that the next `nextval` gives at the least (at the most, where it counts down); `None` where it may not be
-    /// read.
-    pub next: Option<i128>,
-}
-
 impl Subscription {
     /// The errors and conflicts that were counted so far.
     pub fn troubles(&self) -> u64 {
         self.errors.unwrap_or(0) + self.conflicts.unwrap_or(0)
-    }
-}
-
-impl Sequence {
-    /// How it counts, without how far it is.
-    pub fn definition(&self) -> (&str, i64, i64, i64, bool) {
-        (&self.data_type, self.increment, self.min, self.max, self.cycle)
     }
 }
 

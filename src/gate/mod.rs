@@ -9,6 +9,7 @@ mod check;
 mod evidence;
 mod fence;
 mod receipt;
+pub mod sequence;
 mod settling;
 mod terms;
 #[cfg(test)]

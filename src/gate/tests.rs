@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::sequence::{Definition, Position, Sequence};
 use super::*;
 use crate::ident::{SlotName, TableName};
 use crate::lag::{Figures, Followed, History, SlotKind, SlotLife, SlotRow, Volume};
@@ -147,15 +148,9 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
     let orders =
         Table { columns: BTreeMap::from([("id".into(), column)]), constraints: vec!["PRIMARY KEY (id)".into()] };
     let schema = Arc::new(Schema { tables: BTreeMap::from([(table("orders"), orders)]) });
-    let sequence = Sequence {
-        name: table("orders_id_seq"),
-        data_type: "bigint".into(),
-        increment: 1,
-        min: 1,
-        max: i64::MAX,
-        cycle: false,
-        next: Some(42),
-    };
+    let definition = Definition { data_type: "bigint".into(), increment: 1, min: 1, max: i64::MAX, cycle: false };
+    let position = Some(Position { last_value: 42, is_called: false });
+    let sequence = Sequence { name: table("orders_id_seq"), definition, position };
     let subscription = Subscription {
         name: "green_sub".into(),
         slot: Some(slot()),
@@ -446,11 +441,11 @@ fn a_target_shows_by_itself_what_it_has() {
                 });
             }),
             ("sequences", Wait, "would give 41, and 42", |scene| {
-                scene.evidence.target.sequences.edit(|all| all[0].next = Some(41));
+                scene.evidence.target.sequences.edit(|all| all[0].position.as_mut().unwrap().last_value = 41);
             }),
-            ("sequences", Wait, "missing", |scene| scene.evidence.target.sequences.edit(Vec::clear)),
+            ("sequences", Fail, "nothing, and 42", |scene| scene.evidence.target.sequences.edit(Vec::clear)),
             ("sequences", Unknown, "may not read", |scene| {
-                scene.evidence.source.sequences.edit(|all| all[0].next = None);
+                scene.evidence.source.sequences.edit(|all| all[0].position = None);
             }),
         ],
     );
@@ -606,7 +601,7 @@ fn a_start_wants_everything_that_a_cutover_will_need() {
             }),
             ("sequences", Fail, "missing", |scene| scene.evidence.target.sequences.edit(Vec::clear)),
             ("sequences", Fail, "differently", |scene| {
-                scene.evidence.target.sequences.edit(|all| all[0].increment = 2);
+                scene.evidence.target.sequences.edit(|all| all[0].definition.increment = 2);
             }),
             ("unreplicated", Fail, "public.cache (unlogged table)", |scene| {
                 let cache = Unreplicated { name: "public.cache".into(), what: "unlogged table".into() };

@@ -1,6 +1,7 @@
 //! Puts a gate's evidence together: what the models of both servers hold at this moment, and what was gathered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::gate::{ConsumerSide, Evidence, Kind, Piece, SlotEvidence, SlotSummary, Standing};
@@ -9,6 +10,7 @@ use crate::identity::{Catalog, Finding};
 use crate::lag::{ConsumerReport, SourceLag};
 use crate::lsn::Lsn;
 use crate::source::Source;
+use crate::source::evidence::unreplicated::unreplicated;
 use crate::source::replication::listed_publications;
 use crate::wire::command::StartReplication;
 
@@ -83,52 +85,57 @@ pub(super) fn published(catalog: &Catalog, publications: &[String]) -> Result<BT
     Ok(tables)
 }
 
-/// Adds what is known of the tables that are published to each consumer: which they are, and what is wrong with them.
-pub(super) fn add_published(evidence: &mut Evidence, source: &Source, kind: Kind, now: Instant) {
-    let report = match source.audited(now) {
-        Err(why) => {
-            evidence.source.findings = Piece::Unseen(why.to_string());
-            for consumer in evidence.consumers.values_mut() {
-                consumer.published = Piece::Unseen(why.to_string());
-            }
-            return;
-        }
-        Ok(report) if !report.is_whole() => {
-            let why = "walgate's role may not read all of the source's catalog";
-            evidence.source.findings = Piece::Unseen(why.into());
-            return;
-        }
-        Ok(report) => report,
-    };
-    const FROM: &str = "the source's catalog";
-    let mut all: Option<BTreeSet<String>> = Some(BTreeSet::new());
+/// Adds what the source's catalog says of each consumer's publications: which tables they publish, what they leave out, and
+/// what is wrong with them.
+pub(super) fn add_published(
+    evidence: &mut Evidence,
+    catalog: Piece<Arc<Catalog>>,
+    findings: Piece<Vec<Finding>>,
+    source: &Source,
+    kind: Kind,
+) {
     let subscriptions = evidence.target.subscriptions.value();
+    let mut all: Option<BTreeSet<String>> = Some(BTreeSet::new());
     for (slot, consumer) in &mut evidence.consumers {
         let subscribed = subscriptions.and_then(|all| all.iter().find(|one| one.slot.as_ref() == Some(slot)));
         let publications = match (kind, subscribed) {
             (Kind::Subscription, Some(subscription)) => Some(subscription.publications.clone()),
-            (Kind::Pglogical, _) => None,
+            (Kind::Pglogical | Kind::Standby, _) => None,
             _ => source.lag().command(slot).and_then(publication_names),
         };
-        consumer.published = match &publications {
-            None => Piece::Unseen(format!("the publications of {slot} are not known")),
-            Some(names) => match published(&report.audited.catalog, names) {
-                Ok(value) => Piece::Seen { value, at: report.begun, from: FROM },
-                Err(why) => Piece::Unseen(why),
-            },
-        };
+        consumer.published = catalog.clone().and_then(|catalog| match &publications {
+            Some(names) => published(&catalog, names),
+            None => Err(format!("the publications of {slot} are not known")),
+        });
         all = all.zip(publications).map(|(mut all, publications)| {
             all.extend(publications);
             all
         });
     }
+    evidence.source.unreplicated = catalog.and_then(|catalog| unreplicated(&catalog, kind, all.as_ref()));
     // Where a consumer's publications are not known, every finding may concern it.
-    let concerns = |finding: &&Finding| match (&all, &finding.publication) {
+    let concerns = |finding: &Finding| match (&all, &finding.publication) {
         (Some(all), Some(publication)) => all.contains(publication),
         _ => true,
     };
-    let findings = report.audited.audit.findings.iter().filter(concerns).cloned().collect();
-    evidence.source.findings = Piece::Seen { value: findings, at: report.begun, from: FROM };
+    evidence.source.findings = findings.map(|findings| findings.into_iter().filter(concerns).collect());
+}
+
+/// The catalog of the newest audit, and its findings.
+pub(super) fn audited(source: &Source, now: Instant) -> (Piece<Arc<Catalog>>, Piece<Vec<Finding>>) {
+    const FROM: &str = "the source's catalog";
+    match source.audited(now) {
+        Err(why) => (Piece::Unseen(why.to_string()), Piece::Unseen(why.to_string())),
+        Ok(report) => {
+            let catalog = Piece::Seen { value: Arc::clone(&report.audited.catalog), at: report.begun, from: FROM };
+            let findings = if report.is_whole() {
+                Piece::Seen { value: report.audited.audit.findings.clone(), at: report.begun, from: FROM }
+            } else {
+                Piece::Unseen("walgate's role may not read all of the source's catalog; walgate check says what".into())
+            };
+            (catalog, findings)
+        }
+    }
 }
 
 fn publication_names(command: &StartReplication) -> Option<Vec<String>> {

@@ -22,7 +22,7 @@ pub use assemble::{consumer, consumers, standing};
 
 use crate::config;
 use crate::gate::{
-    Asked, Case, Evidence, Fence, Phase, Receipt, Refusal, Settling, Side, Status, Stray, Terms, Verdict,
+    Asked, Case, Evidence, Fence, Phase, Piece, Receipt, Refusal, Settling, Side, Status, Stray, Terms, Verdict,
 };
 use crate::ident::SlotName;
 use crate::lag::{ConsumerReport, Observe};
@@ -433,7 +433,12 @@ impl Keeper {
         if let Some(target) = target {
             evidence.target = Side { standing: standing(&target.source().lag()), ..target.side() };
         }
-        assemble::add_published(&mut evidence, source.source(), self.terms.kind, now);
+        let (catalog, findings) = if phase.is_back() {
+            (source.catalog(), Piece::default())
+        } else {
+            assemble::audited(source.source(), now)
+        };
+        assemble::add_published(&mut evidence, catalog, findings, source.source(), self.terms.kind);
         evidence
     }
 

@@ -18,11 +18,11 @@ pub(super) enum Part {
     Receiver,
     Sequences,
     Writable,
-    Replication,
-    Forks,
+    Timeline,
     Settings,
     Schema,
-    Unreplicated,
+    /// Of the side that a rollback takes for the source; that of the gate's source is audited anyway.
+    Catalog,
 }
 
 impl Part {
@@ -30,8 +30,8 @@ impl Part {
     pub(super) fn lasts(self) -> Duration {
         match self {
             Part::Reached | Part::Activity | Part::Subscriptions | Part::Receiver | Part::Sequences => Duration::ZERO,
-            Part::Settings | Part::Schema | Part::Unreplicated => SLOW,
-            Part::Replication | Part::Forks | Part::Writable => SLOW,
+            Part::Settings | Part::Schema | Part::Catalog => SLOW,
+            Part::Timeline | Part::Writable => SLOW,
         }
     }
 }
@@ -42,20 +42,17 @@ pub(super) fn of_source(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
     let mut parts = BTreeSet::from([Part::Reached, Part::Activity]);
     match phase {
         Phase::Preflight => {
-            parts.extend([Part::Settings, Part::Replication]);
+            parts.extend([Part::Settings, Part::Timeline]);
             if database {
                 parts.extend([Part::Schema, Part::Sequences]);
-            }
-            if terms.kind != Kind::Standby {
-                parts.insert(Part::Unreplicated);
             }
         }
         Phase::Cutover | Phase::Rollback => {
             if database {
                 parts.insert(Part::Sequences);
             }
-            if phase.is_back() && terms.kind != Kind::Standby {
-                parts.insert(Part::Unreplicated);
+            if phase.is_back() {
+                parts.insert(Part::Catalog);
             }
         }
         Phase::Post => {
@@ -72,18 +69,18 @@ pub(super) fn of_target(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
     let mut parts = BTreeSet::from([Part::Reached]);
     match (phase, terms.kind) {
         (_, Kind::Slot | Kind::Zero) => {}
-        (Phase::Preflight, Kind::Standby) => parts.extend([Part::Receiver, Part::Replication]),
+        (Phase::Preflight, Kind::Standby) => parts.extend([Part::Receiver, Part::Timeline]),
         (Phase::Preflight, _) => {
             parts.extend([Part::Settings, Part::Schema, Part::Sequences, Part::Subscriptions]);
             if terms.reverse.is_some() {
-                parts.insert(Part::Replication);
+                parts.insert(Part::Timeline);
             }
         }
         (Phase::Cutover | Phase::Rollback, Kind::Standby) => {
             parts.insert(Part::Receiver);
         }
         (Phase::Cutover | Phase::Rollback, _) => parts.extend([Part::Subscriptions, Part::Sequences]),
-        (Phase::Post, Kind::Standby) => parts.extend([Part::Writable, Part::Replication, Part::Forks]),
+        (Phase::Post, Kind::Standby) => parts.extend([Part::Writable, Part::Timeline]),
         (Phase::Post, _) => {
             parts.insert(Part::Writable);
         }

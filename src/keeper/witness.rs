@@ -8,9 +8,15 @@ use tokio::time::timeout;
 
 use super::parts::Part;
 use crate::gate::{Piece, Side, Subscription};
+use crate::identity::Catalog;
+use crate::source::catalog::failed;
+use crate::source::dsn::Host;
 use crate::source::evidence;
+use crate::source::evidence::timeline::{Timeline, timeline};
+use crate::source::replication::Walsender;
 use crate::source::sql::SqlSession;
 use crate::source::{ConnectError, Failure, Source};
+use crate::verify::sequences;
 
 /// How long the parts of one round may take.
 const DEADLINE: Duration = Duration::from_secs(4);
@@ -26,6 +32,7 @@ pub(super) struct Witness {
 #[derive(Default)]
 struct Seen {
     side: Side,
+    catalog: Piece<Arc<Catalog>>,
     /// When each part was asked for last.
     asked: BTreeMap<Part, Instant>,
     /// The errors and conflicts of each subscription when it was first looked at, or fewer since.
@@ -48,6 +55,11 @@ impl Witness {
         self.seen().side.clone()
     }
 
+    /// Its catalog, where that was asked for.
+    pub(super) fn catalog(&self) -> Piece<Arc<Catalog>> {
+        self.seen().catalog.clone()
+    }
+
     /// Asks for what is wanted and due. If it does not answer, nothing that it has said before counts any more.
     pub(super) async fn ask(&self, wanted: &BTreeSet<Part>) {
         let begun = Instant::now();
@@ -68,6 +80,7 @@ impl Witness {
         let mut seen = self.seen();
         seen.asked.clear();
         seen.side = Side { stopped, ..Side::unseen(&why) };
+        seen.catalog = Piece::Unseen(why);
     }
 
     async fn ask_for(
@@ -97,13 +110,36 @@ impl Witness {
                     taken(seen, |side| &mut side.subscriptions)
                 }
                 Part::Settings => taken(evidence::settings::settings(session).await?, |side| &mut side.settings),
-                _ => continue,
+                Part::Receiver => taken(evidence::standing::receiver(session).await?, |side| &mut side.receiver),
+                Part::Sequences => {
+                    let read = sequences::read(session).await.map_err(|error| failed(&error))?;
+                    taken(Piece::Seen { value: read, at: begun, from: "pg_sequence" }, |side| &mut side.sequences)
+                }
+                Part::Writable => taken(evidence::takeover::writable(session).await?, |side| &mut side.writable),
+                Part::Schema => taken(evidence::schema::schema(session).await?.map(Arc::new), |side| &mut side.schema),
+                Part::Catalog => {
+                    let seen = evidence::unreplicated::catalog(session).await?;
+                    self.seen().catalog = seen;
+                    Box::new(|_| {})
+                }
+                Part::Timeline => {
+                    let Timeline { history, forks } = self.timeline(session.host()).await?;
+                    Box::new(|side| (side.replication, side.forks) = (history, forks))
+                }
             };
             let mut seen = self.seen();
             take(&mut seen.side);
             seen.asked.insert(*part, begun);
         }
         Ok(())
+    }
+
+    async fn timeline(&self, host: &Host) -> Result<Timeline, ConnectError> {
+        let mut session = self.source.connector().replication_at(host, Walsender::Cluster).await?;
+        let timeline = timeline(&mut session).await?;
+        // How it ends makes no difference any more.
+        let _ = session.close().await;
+        Ok(timeline)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -131,7 +131,7 @@ async fn look(session: &SqlSession, scope: &Scope, values: &mut Values) -> Resul
     let survey = values.take(questions, survey, asking);
     let asked = asking.elapsed();
     let by = scope.clone();
-    let judged = move || Audited { audit: identity::audit(&catalog, &survey, &by), catalog, survey };
+    let judged = move || Audited { audit: identity::audit(&catalog, &survey, &by), catalog: Arc::new(catalog), survey };
     let audited = judge(large, judged).await;
     Ok((audited, begun.elapsed().saturating_sub(asked)))
 }

@@ -48,7 +48,7 @@ impl AuditReport {
     /// Whether walgate's role could read all that the rules look at. If not, that is a finding, and what was not found may
     /// be there all the same.
     pub fn is_whole(&self) -> bool {
-        let Catalog { denied, sets_denied, .. } = &self.audited.catalog;
+        let Catalog { denied, sets_denied, .. } = &*self.audited.catalog;
         denied.is_none() && (sets_denied.is_none() || !self.scope.rule_sets.contains(&RuleSet::Pglogical))
     }
 }

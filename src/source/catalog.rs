@@ -6,6 +6,7 @@
 //! their table. Each row is an object in JSON with the names of the model: what a version of the server lacks is null there.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -196,7 +197,7 @@ const ATTEMPTS: usize = 3;
 #[derive(Clone, Debug, Default)]
 pub struct Audited {
     /// The catalog.
-    pub catalog: Catalog,
+    pub catalog: Arc<Catalog>,
     /// What the values of tables showed.
     pub survey: Survey,
     /// What was found.
@@ -212,7 +213,7 @@ pub async fn audit(session: &SqlSession, scope: &Scope, budget: Budget) -> Resul
     let catalog = read(session).await?;
     let survey = survey(session, &catalog, &identity::questions(&catalog, scope), budget).await?;
     let audit = identity::audit(&catalog, &survey, scope);
-    Ok(Audited { catalog, survey, audit })
+    Ok(Audited { catalog: Arc::new(catalog), survey, audit })
 }
 
 /// Reads the catalog of the database that a session is connected to.

@@ -1,13 +1,14 @@
 //! What replication leaves out.
 
 use walgate::gate::Kind;
-use walgate::source::evidence::unreplicated::unreplicated;
+use walgate::source::evidence::unreplicated::{catalog, unreplicated};
 
 use crate::scene::{Scene, seen};
 
 async fn left_out(scene: &Scene) -> Vec<(String, String)> {
     let session = scene.session("nobody", "postgres").await;
-    let found = seen(unreplicated(&session, Kind::Subscription).await);
+    let catalog = seen(catalog(&session).await);
+    let found = unreplicated(&catalog, Kind::Subscription, None).expect("it may be read");
     found.into_iter().map(|item| (item.name, item.what)).collect()
 }
 

@@ -9,8 +9,9 @@ use std::process::ExitCode;
 use super::verify::{Ends, Format, UNKNOWN, status};
 use crate::cli::columns::{Column, line_up};
 use crate::cli::output::{ask, print};
+use crate::gate::sequence::{Compared, Standing};
 use crate::identity::in_comment;
-use crate::verify::sequences::{Compared, Sessions, Standing};
+use crate::verify::sequences::Sessions;
 use crate::verify::{self};
 
 const STATUSES: &str = "\

@@ -4,6 +4,7 @@ use super::{Finds, Outcome, Rule, Status, first_of};
 use crate::gate::case::Case;
 use crate::gate::evidence::{SlotEvidence, Subscription};
 use crate::gate::fence::{Fence, Stray, listed};
+use crate::gate::sequence::{Standing, compare};
 use crate::gate::terms::{Kind, Phase};
 use crate::ident::SlotName;
 use crate::lag::{Followed, SlotKind};
@@ -433,23 +434,31 @@ fn sequences(case: &Case<'_>) -> Outcome {
         return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
     }
     let (source, target) = (case.fresh(&case.evidence.source.sequences)?, case.fresh(&case.evidence.target.sequences)?);
-    let fix = format!("walgate gate sequences {} --apply", case.terms.name);
-    let mut behind = Vec::new();
-    for sequence in source.iter().filter(|sequence| !is_accepted(case, &sequence.name.to_string())) {
-        let Some(other) = target.iter().find(|other| other.name == sequence.name) else {
-            behind.push(format!("{} is missing", sequence.name));
-            continue;
-        };
-        let (Some(is), Some(wanted)) = (other.next, sequence.next) else {
-            return Err(format!("walgate's role may not read sequence {} on both sides", sequence.name));
-        };
-        if (sequence.increment > 0 && is < wanted) || (sequence.increment < 0 && is > wanted) {
-            behind.push(format!("{} would give {is}, and {wanted} on the source", sequence.name));
-        }
+    let compared = compare(source, target).into_iter().filter(|one| !is_accepted(case, &one.sequence.to_string()));
+    let of = |standing: Standing| {
+        let names = compared.clone().filter(move |one| one.standing == standing).map(|one| {
+            let next = |next: Option<String>| next.unwrap_or("nothing".into());
+            format!(
+                "{} would give {}, and {} on the source",
+                one.sequence,
+                next(one.target_next),
+                next(one.source_next)
+            )
+        });
+        first_of(names)
+    };
+    if let Some(different) = of(Standing::Different) {
+        return Ok(Finds::fail(different).with_fix("make the target's sequences like the source's"));
     }
-    Ok(match first_of(behind.iter()) {
+    if let Some(unknown) = of(Standing::Unknown) {
+        return Err(format!("walgate's role may not read all sequences: {unknown}"));
+    }
+    if let Some(missing) = of(Standing::Missing) {
+        return Ok(Finds::fail(missing).with_fix("create what is missing on the target"));
+    }
+    Ok(match of(Standing::Behind) {
         None => Finds::pass(format!("{} at or past", source.len())),
-        Some(behind) => Finds::wait(behind).with_fix(fix),
+        Some(behind) => Finds::wait(behind).with_fix(format!("walgate gate sequences {} --apply", case.terms.name)),
     })
 }
 

@@ -6,6 +6,7 @@ use super::post::unreplicated;
 use super::{Finds, Outcome, Rule, cutover, first_of};
 use crate::gate::case::Case;
 use crate::gate::evidence::{Column, Settings, Table};
+use crate::gate::sequence::{Standing, compare};
 use crate::gate::settling::most;
 use crate::gate::terms::Kind;
 use crate::identity::Severity;
@@ -216,13 +217,13 @@ fn sequences(case: &Case<'_>) -> Outcome {
         return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
     }
     let (source, target) = (case.fresh(&case.evidence.source.sequences)?, case.fresh(&case.evidence.target.sequences)?);
-    for sequence in source.iter().filter(|sequence| !cutover::is_accepted(case, &sequence.name.to_string())) {
-        let name = &sequence.name;
-        let Some(other) = target.iter().find(|other| other.name == *name) else {
-            return Ok(Finds::fail(format!("sequence {name} is missing on the target")));
-        };
-        if sequence.definition() != other.definition() {
-            return Ok(Finds::fail(format!("sequence {name} is defined differently on the target")));
+    let compared = compare(source, target).into_iter();
+    for one in compared.filter(|one| !cutover::is_accepted(case, &one.sequence.to_string())) {
+        if one.standing == Standing::Missing {
+            return Ok(Finds::fail(format!("sequence {} is missing on the target", one.sequence)));
+        }
+        if let Some(differs) = one.differs {
+            return Ok(Finds::fail(format!("sequence {} is defined differently: {differs}", one.sequence)));
         }
     }
     Ok(Finds::pass(format!("{} are the same", source.len())))

@@ -1,9 +1,9 @@
 //! What replication leaves out of a database: after a cutover it is missing on the target.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Instant;
 
-use super::{Unseen, piece};
 use crate::gate::{Kind, Piece, Unreplicated};
 use crate::ident::Oid;
 use crate::identity::Catalog;
@@ -12,30 +12,35 @@ use crate::source::catalog;
 use crate::source::error::ConnectError;
 use crate::source::sql::SqlSession;
 
-/// What no publication of the database of the session carries, or with pglogical no replication set.
-///
-/// Needs no right, but for pglogical USAGE on its schema and SELECT on its tables `replication_set`, `replication_set_table`,
-/// `replication_set_seq` and `local_node`.
+/// The catalog of the database of the session, which says what is published of it.
 ///
 /// # Errors
 /// If the session is lost.
-pub async fn unreplicated(session: &SqlSession, kind: Kind) -> Result<Piece<Vec<Unreplicated>>, ConnectError> {
-    let begun = Instant::now();
-    let catalog = catalog::read(session).await?;
-    piece("the catalog", begun, look(&catalog, kind))
+pub async fn catalog(session: &SqlSession) -> Result<Piece<Arc<Catalog>>, ConnectError> {
+    let at = Instant::now();
+    Ok(Piece::Seen { value: Arc::new(catalog::read(session).await?), at, from: "the catalog" })
 }
 
-fn look(catalog: &Catalog, kind: Kind) -> Result<Vec<Unreplicated>, Unseen> {
+/// What is left out of a database by these publications, or by all there are; with pglogical, by the replication sets.
+///
+/// # Errors
+/// If walgate's role may not read all that says so, with the GRANT: for pglogical USAGE on its schema and SELECT on its
+/// tables `replication_set`, `replication_set_table`, `replication_set_seq` and `local_node`.
+pub fn unreplicated(
+    catalog: &Catalog,
+    kind: Kind,
+    publications: Option<&BTreeSet<String>>,
+) -> Result<Vec<Unreplicated>, String> {
     let denied = catalog.denied.as_ref().or(catalog.sets_denied.as_ref().filter(|_| kind == Kind::Pglogical));
     match denied {
-        Some(denied) => Err(Unseen::Reason(format!("{denied}; GRANT walgate's role SELECT there"))),
-        None => Ok(left_out(catalog, kind, None)),
+        Some(denied) => Err(format!("{denied}; GRANT walgate's role SELECT there")),
+        None => Ok(left_out(catalog, kind, publications)),
     }
 }
 
 /// What is left out by these publications, or by all there are; with pglogical, by the replication sets. Sequences are
 /// compared by themselves, what extensions bring comes with them, and zero-cache makes its own tables.
-pub fn left_out(catalog: &Catalog, kind: Kind, publications: Option<&BTreeSet<String>>) -> Vec<Unreplicated> {
+fn left_out(catalog: &Catalog, kind: Kind, publications: Option<&BTreeSet<String>>) -> Vec<Unreplicated> {
     let carried = if kind == Kind::Pglogical { by_sets(catalog) } else { by_publications(catalog, publications) };
     let is_zeros = |schema: &str| {
         catalog.zero_shards.iter().any(|shard| {
