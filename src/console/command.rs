@@ -40,7 +40,6 @@ fn parse_statement(text: &str) -> Result<Command, ErrorFields<'static>> {
     let lower = text.to_lowercase();
     let words: Vec<&str> = lower.split_whitespace().collect();
     match *words.as_slice() {
-        ["show", "gates"] => Err(error("0A000", "there are no gates yet").with_hint("This version measures lag.")),
         ["show", name] if let Some(show) = Show::named(name) => Ok(Command::Show(show)),
         ["set", ..] => Ok(Command::Set),
         ["begin" | "start" | "commit" | "end" | "rollback" | "abort" | "savepoint" | "release", ..] => {
@@ -160,7 +159,6 @@ mod tests {
             assert_eq!((&*error.code, &*error.severity), ("42601", "ERROR"), "{text:?}");
             assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("SHOW HELP")), "{text:?}");
         }
-        assert_eq!(parse("show gates").unwrap_err().code, "0A000");
         assert_eq!(parse("BEGIN").unwrap_err().code, "0A000");
         assert_eq!(parse("show lag; show lag").unwrap_err().code, "42601");
         assert!(parse(&"é".repeat(1000)).unwrap_err().message.len() < 300);

@@ -7,7 +7,10 @@ use std::time::Instant;
 use super::Console;
 use super::table::Kind::{Bool, Float8, Int8, PgLsn, Text, Timestamptz};
 use super::table::{Column, Kind, Row};
+use crate::gate::Phase;
+use crate::ident::SlotName;
 use crate::identity::Finding;
+use crate::keeper::Keeper;
 use crate::lag::{ConsumerReport, SlotReport};
 use crate::source::{NotAudited, Session, Source, SourceReport};
 
@@ -17,6 +20,7 @@ pub(super) enum Show {
     Lag,
     Slots,
     Findings,
+    Gates,
     Sessions,
     Sources,
     Config,
@@ -87,6 +91,19 @@ const FINDINGS: &[Column] = &[
     column("fix", Text),
 ];
 
+const GATES: &[Column] = &[
+    column("gate", Text),
+    column("source", Text),
+    column("target", Text),
+    column("consumers", Text),
+    column("phase", Text),
+    column("state", Text),
+    column("target_lsn", PgLsn),
+    column("fenced_at", Timestamptz),
+    column("stray_lsn", PgLsn),
+    column("lost", Text),
+];
+
 const SESSIONS: &[Column] = &[
     column("source", Text),
     column("id", Int8),
@@ -125,10 +142,11 @@ const HELP: &[Column] = &[column("command", Text), column("shows", Text)];
 
 impl Show {
     /// Everything, in the order that `SHOW HELP` has.
-    const ALL: [Show; 8] = [
+    const ALL: [Show; 9] = [
         Show::Lag,
         Show::Slots,
         Show::Findings,
+        Show::Gates,
         Show::Sessions,
         Show::Sources,
         Show::Config,
@@ -146,6 +164,7 @@ impl Show {
             Show::Lag => "lag",
             Show::Slots => "slots",
             Show::Findings => "findings",
+            Show::Gates => "gates",
             Show::Sessions => "sessions",
             Show::Sources => "sources",
             Show::Config => "config",
@@ -159,6 +178,7 @@ impl Show {
             Show::Lag => "How far each consumer is behind, and where the delay is",
             Show::Slots => "Replication slots and the WAL that they keep",
             Show::Findings => "Published tables that will break somebody, and what mends each",
+            Show::Gates => "The gates, how each phase stood when it was last asked about, and the fences",
             Show::Sessions => "The clients that are connected, this one too",
             Show::Sources => "The sources, and whether they answer",
             Show::Config => "The running configuration, without its secrets",
@@ -172,6 +192,7 @@ impl Show {
             Show::Lag => LAG,
             Show::Slots => SLOTS,
             Show::Findings => FINDINGS,
+            Show::Gates => GATES,
             Show::Sessions => SESSIONS,
             Show::Sources => SOURCES,
             Show::Config => CONFIG,
@@ -198,6 +219,7 @@ impl Show {
                 }
                 rows
             }
+            Show::Gates => console.view.gates().iter().flat_map(|keeper| gate(keeper)).collect(),
             Show::Lag => of_sources(&|source| source.lag().reports(now).into_iter().map(lag).collect()),
             Show::Slots => of_sources(&|source| source.lag().slots(now).into_iter().map(slot).collect()),
             Show::Sessions => of_sources(&|source| {
@@ -280,6 +302,28 @@ fn finding(source: &str, finding: &Finding) -> Row {
         finding.message.as_str().into(),
         finding.mend.as_ref().map(ToString::to_string).into(),
     ]
+}
+
+/// A row for each phase.
+fn gate(keeper: &Keeper) -> Vec<Row> {
+    let (terms, states) = (keeper.terms(), keeper.states());
+    let row = |phase: Phase| {
+        let fence = matches!(phase, Phase::Cutover | Phase::Rollback).then(|| keeper.standing(phase)).flatten();
+        let consumers: Vec<&str> = terms.consumers_of(phase).iter().map(SlotName::as_str).collect();
+        vec![
+            terms.name.as_str().into(),
+            terms.source.as_str().into(),
+            terms.kind.as_str().into(),
+            consumers.join(", ").into(),
+            phase.as_str().into(),
+            states.get(&phase).map(|state| state.as_str()).into(),
+            fence.as_ref().map(|fence| fence.target_lsn).into(),
+            fence.as_ref().and_then(|fence| fence.set_at).into(),
+            fence.as_ref().and_then(|fence| fence.stray.as_ref()).map(|stray| stray.commit_lsn).into(),
+            fence.as_ref().and_then(|fence| fence.lost.clone()).into(),
+        ]
+    };
+    Phase::ALL.into_iter().map(row).collect()
 }
 
 fn session_row(source: &str, session: &Arc<Session>) -> Row {

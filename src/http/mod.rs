@@ -1,9 +1,10 @@
-//! The HTTP side: probes, metrics, the lag and the findings as JSON.
+//! The HTTP side: probes, metrics, the lag, the findings and the gates as JSON.
 //!
-//! Every answer renders what the models hold at that moment; no request makes walgate ask a database.
+//! Every answer renders what the models hold at that moment. Only a gate asks databases, once for all who ask it.
 //! Errors are problem documents (RFC 9457). A parameter that is not known, or does not parse, is an error.
 
 mod events;
+mod gates;
 mod identity;
 mod openapi;
 mod problem;
@@ -87,7 +88,7 @@ pub async fn serve(
     view: Arc<View>,
     stop: CancellationToken,
 ) -> std::io::Result<()> {
-    let router = routes::router(view);
+    let router = routes::router(view, listener.local_addr()?);
     match tls {
         None => axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await,
         Some(tls) => {

@@ -20,9 +20,12 @@ mod tests {
 
     use schemars::generate::SchemaSettings;
     use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::DOCUMENT;
+    use crate::gate::Receipt;
+    use crate::http::events::GateNews;
+    use crate::http::gates::{CheckReport, FenceReport, GatesReport};
     use crate::http::identity::IdentityReport;
     use crate::http::problem::Problem;
     use crate::http::routes::SourcesReport;
@@ -64,8 +67,25 @@ mod tests {
         generator.subschema_for::<SourcesReport>();
         generator.subschema_for::<IdentityReport>();
         generator.subschema_for::<Event>();
+        generator.subschema_for::<GateNews>();
+        generator.subschema_for::<GatesReport>();
+        generator.subschema_for::<CheckReport>();
+        generator.subschema_for::<FenceReport>();
+        generator.subschema_for::<Receipt>();
         generator.subschema_for::<Problem>();
-        generator.take_definitions(true).into()
+        let mut schemas: Value = generator.take_definitions(true).into();
+        // As parameters spell them.
+        schemas["Duration"] = json!({
+            "description": "Above zero: 500ms, 5s, 1min 30s, 2h.",
+            "type": "string",
+            "pattern": "^([1-9][0-9]{0,5}(ms|s|min|m|h))( ?[1-9][0-9]{0,2}(ms|s|min|m|h)){0,2}$",
+        });
+        schemas["Size"] = json!({
+            "description": "Units of 1024: 16MB, 2GB.",
+            "type": "string",
+            "pattern": "^[0-9]{1,6}(B|kB|KB|KiB|MB|MiB|GB|GiB|TB|TiB)$",
+        });
+        schemas
     }
 
     /// `WALGATE_WRITE_SCHEMA=1 cargo test --lib schemas` writes them.
@@ -112,7 +132,10 @@ mod tests {
         for kind in ["schemas", "responses", "parameters"] {
             for name in document["components"][kind].as_object().unwrap().keys() {
                 let reference = format!("#/components/{kind}/{name}");
-                assert!(found.contains(&*reference) || name == "Event", "nothing refers to {reference}");
+                assert!(
+                    found.contains(&*reference) || ["Event", "GateNews"].contains(&&**name),
+                    "nothing refers to {reference}"
+                );
             }
         }
     }

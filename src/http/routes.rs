@@ -1,5 +1,6 @@
 //! The routes and what each answers.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::View;
 use super::events::events;
+use super::gates;
 use super::identity::identity;
 use super::openapi::openapi;
 use super::problem::Problem;
@@ -29,11 +31,13 @@ enum Access {
     Everybody,
     /// Who shows the token, where one is configured.
     Token,
+    /// The same; but without a token only who is on this machine may change anything.
+    Writing,
 }
 
 /// Every route, with what answers it. `openapi.json` describes these and no others.
 fn routes() -> Vec<(&'static str, Access, MethodRouter<Arc<View>>)> {
-    use Access::{Everybody, Token};
+    use Access::{Everybody, Token, Writing};
     vec![
         ("/livez", Everybody, get(livez)),
         ("/readyz", Everybody, get(readyz)),
@@ -43,38 +47,65 @@ fn routes() -> Vec<(&'static str, Access, MethodRouter<Arc<View>>)> {
         ("/v1/lag", Token, get(lag)),
         ("/v1/slots", Token, get(slots)),
         ("/v1/identity", Token, get(identity)),
+        ("/v1/gates", Token, get(gates::gates)),
+        // Flagger's webhook posts; what it posts does not matter.
+        ("/v1/gates/{gate}/check", Token, get(gates::check).post(gates::check)),
+        ("/v1/gates/{gate}/fence", Writing, get(gates::fence).post(gates::set_fence).delete(gates::lift_fence)),
+        ("/v1/gates/{gate}/receipt", Token, get(gates::receipt)),
         ("/v1/events", Token, get(events)),
     ]
 }
 
-pub(super) fn router(view: Arc<View>) -> Router {
-    let guard = from_fn_with_state(Arc::clone(&view), authorize);
+/// Answers for a listener at this address.
+pub(super) fn router(view: Arc<View>, address: SocketAddr) -> Router {
     let mut router = Router::new();
     for (path, access, methods) in routes() {
-        let methods = if access == Access::Token { methods.route_layer(guard.clone()) } else { methods };
+        let methods = match access {
+            Access::Everybody => methods,
+            Access::Token | Access::Writing => {
+                let changes_are_open = access == Access::Token || address.ip().is_loopback();
+                methods.route_layer(from_fn_with_state(Door { view: Arc::clone(&view), changes_are_open }, admit))
+            }
+        };
         router = router.route(path, methods);
     }
     router
         .fallback(async |uri: Uri| Problem::new(StatusCode::NOT_FOUND, format!("there is no {}", uri.path())))
         .method_not_allowed_fallback(async |method: Method| {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, format!("{method} does nothing here; use GET"))
+            let detail = format!("{method} does nothing here; see the header Allow");
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
         })
         .with_state(view)
 }
 
-/// Lets a request pass that shows the token, where one is configured.
-async fn authorize(State(view): State<Arc<View>>, request: Request, next: Next) -> Response {
+/// What is in front of a route.
+#[derive(Clone)]
+struct Door {
+    view: Arc<View>,
+    /// Whether who shows no token, where none is configured, may change something.
+    changes_are_open: bool,
+}
+
+/// Lets a request pass that shows the token, where one is configured. Answers are of one moment, and not to be kept.
+async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
     let shown = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
     let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer "));
     // Digests, so that the time that it takes to compare them tells nothing.
     let digest = |text: &[u8]| Sha256::digest(text);
-    match view.token() {
+    let mut response = match door.view.token() {
         Some(token) if shown.map(digest) != Some(digest(token.expose().as_bytes())) => {
             let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs the header Authorization: Bearer <token>");
             ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
         }
+        None if !door.changes_are_open && !request.method().is_safe() => {
+            let detail = "without a token nothing can be changed from other machines: configure http.token_file, or let \
+                          HTTP listen at 127.0.0.1";
+            Problem::new(StatusCode::FORBIDDEN, detail).into_response()
+        }
         _ => next.run(request).await,
-    }
+    };
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 async fn livez() -> &'static str {
@@ -98,7 +129,8 @@ async fn readyz(State(view): State<Arc<View>>) -> Result<&'static str, Problem> 
 }
 
 async fn metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
-    let text = view.metrics.render(view.sources().iter().map(Arc::as_ref), Instant::now());
+    let (sources, gates) = (view.sources(), view.gates());
+    let text = view.metrics.render(sources.iter().map(Arc::as_ref), gates.iter().map(Arc::as_ref), Instant::now());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 

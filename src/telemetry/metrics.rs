@@ -8,7 +8,9 @@ use metrics::{Counter, counter, describe_counter, describe_gauge, gauge};
 use metrics::{Unit, with_local_recorder};
 use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandle};
 
+use crate::gate::Status;
 use crate::identity::Severity;
+use crate::keeper::Keeper;
 use crate::lag::{ConsumerReport, SourceLag, State, Untapped};
 use crate::source::Source;
 
@@ -37,7 +39,12 @@ impl Metrics {
     }
 
     /// Everything in Prometheus' text format.
-    pub fn render<'a>(&self, sources: impl IntoIterator<Item = &'a Source>, now: Instant) -> String {
+    pub fn render<'a>(
+        &self,
+        sources: impl IntoIterator<Item = &'a Source>,
+        gates: impl IntoIterator<Item = &'a Keeper>,
+        now: Instant,
+    ) -> String {
         let view = PrometheusBuilder::new().build_recorder();
         let mut ack_latency = String::new();
         with_local_recorder(&view, || {
@@ -53,6 +60,7 @@ impl Metrics {
                 show_lag(&lag, now);
                 write_ack_latency(&lag, &mut ack_latency);
             }
+            gates.into_iter().for_each(show_gate);
         });
         let mut text = self.recorded.render();
         text.push_str(&view.handle().render());
@@ -96,6 +104,7 @@ fn describe_view() {
     describe_gauge!("walgate_table_pending_rows", "Rows sent and not acknowledged, by table.");
     describe_gauge!("walgate_last_frame_age_seconds", Unit::Seconds, "Time since the server was heard on the stream.");
     describe_gauge!("walgate_identity_findings", "Tables that break a rule; 0 for a rule that all keep.");
+    describe_gauge!("walgate_gate_state", "How a phase stood when it was last asked about; 1 for the state it was in.");
     describe_gauge!(
         "walgate_consumer_state",
         "How far the consumer's figures can be trusted; 1 for the state it is in."
@@ -110,6 +119,17 @@ fn show_lag(lag: &SourceLag, now: Instant) {
     for (slot, age) in lag.last_frame_ages(now) {
         let labels = [("source", lag.name().to_owned()), ("slot", slot.to_string())];
         gauge!("walgate_last_frame_age_seconds", &labels).set(age.as_secs_f64());
+    }
+}
+
+/// A figure for each state of the phases that somebody has asked about.
+fn show_gate(gate: &Keeper) {
+    for (phase, is) in gate.states() {
+        for state in Status::OF_GATES {
+            let gate = gate.terms().name.clone();
+            let labels = [("gate", gate), ("phase", phase.to_string()), ("state", state.to_string())];
+            gauge!("walgate_gate_state", &labels).set(f64::from(u8::from(state == is)));
+        }
     }
 }
 
