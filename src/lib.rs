@@ -2,6 +2,7 @@
 //! and stands between a server and its consumers as a transparent proxy.
 
 pub mod cli;
+pub mod client;
 pub mod config;
 pub mod console;
 pub mod daemon;

@@ -1,6 +1,6 @@
 //! The certificate that walgate shows: to clients of the proxy, and over HTTP.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::ServerConfig;
@@ -67,6 +67,11 @@ impl ServerTls {
         let config = read_server_config(&self.certificate, &self.key, &self.protocol)?;
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(())
+    }
+
+    /// The file of the certificate chain.
+    pub fn certificate(&self) -> &Path {
+        &self.certificate
     }
 
     /// What to accept a connection with.

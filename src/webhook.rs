@@ -11,14 +11,12 @@ use std::time::Duration;
 
 use axum::http::{StatusCode, Uri};
 use metrics::counter;
-use rustls::crypto::ring;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
-use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
+use crate::client;
 use crate::identity::{Finding, Severity};
 use crate::source::{FindingChanges, Secret, Source};
 use crate::time::PgTimestamp;
@@ -205,21 +203,7 @@ async fn post_aside(url: Url, body: String) -> Result<(), PostError> {
 }
 
 fn post(url: &Url, body: &str) -> Result<(), PostError> {
-    let roots = rustls_native_certs::load_native_certs().certs;
-    let roots: Vec<Certificate<'static>> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::from(roots))
-        .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-        .build();
-    let agent: Agent = Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .user_agent(concat!("walgate/", env!("CARGO_PKG_VERSION")))
-        .tls_config(tls)
-        .build()
-        .into();
-    let sent = agent.post(url.expose()).content_type("application/json").send(body);
+    let sent = client::agent(TIMEOUT, &[]).post(url.expose()).content_type("application/json").send(body);
     match sent.map(|response| response.status()) {
         Ok(status) if status.is_success() => Ok(()),
         Ok(status) => Err(PostError::Status(status)),

@@ -52,7 +52,7 @@ enum Command {
     Check(check::Args),
     /// List replication slots, drop them, or reset a consumer by them
     Slots(slots::Args),
-    /// Prove that a cutover is safe
+    /// Ask whether a cutover may go on and why not, set its fence, compare both sides, check receipts
     Gate(gate::Args),
     /// Print the changes of publications as they come, decoded, from a temporary slot
     Tail(tail::Args),

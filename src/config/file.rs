@@ -276,7 +276,11 @@ pub fn read(path: &Path) -> Result<Config, FileError> {
     Ok(Config { http, console, webhook, drain_timeout: file.drain_timeout, sources, gates })
 }
 
-pub(super) fn read_secret(path: &Path) -> io::Result<Secret> {
+/// Reads a secret from a file of its own, without white space around it.
+///
+/// # Errors
+/// If it cannot be read, or is empty.
+pub fn read_secret(path: &Path) -> io::Result<Secret> {
     let text = fs::read_to_string(path).map_err(|error| io::Error::other(format!("{}: {error}", path.display())))?;
     match text.trim() {
         "" => Err(io::Error::other(format!("{}: is empty", path.display()))),

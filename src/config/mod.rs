@@ -12,7 +12,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use file::{FileError, read};
+pub use file::{FileError, read, read_secret};
 pub use gate::{Gate, Statz};
 
 use crate::identity::RuleSet;

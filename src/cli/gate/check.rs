@@ -1,0 +1,185 @@
+//! `walgate gate check` and `walgate gate wait`: the verdict, for people and by the exit status.
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use axum::http::Method;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use ratatui::crossterm::terminal;
+use serde::Deserialize;
+
+use super::daemon::{self, Answer, Daemon, Failure};
+use super::text;
+use super::{FAILED, Format, TIMED_OUT};
+use crate::cli::output::{is_coloured, print};
+use crate::gate::Receipt;
+use crate::identity::in_comment;
+use crate::lsn::Lsn;
+use crate::units::{self, Size, age};
+
+/// How long one answer is held: shorter than who stands in between keeps a silent connection, or so short that a person
+/// sees how it goes on.
+const HELD: Duration = Duration::from_secs(20);
+const HELD_FOR_PEOPLE: Duration = Duration::from_secs(1);
+
+/// What an answer takes beyond the time that it is held.
+const GRACE: Duration = Duration::from_secs(15);
+
+/// Before a daemon that does not answer is asked again.
+const PAUSE: Duration = Duration::from_millis(500);
+
+const STATUSES: &str = "\
+Exit status:
+  0  pass
+  1  fail: a person must act
+  2  the command line cannot be used, there is no such gate, or the token is wrong
+  3  not yet, or nobody can tell
+  4  the daemon does not answer";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = STATUSES)]
+pub(super) struct Args {
+    #[command(flatten)]
+    gate: daemon::Which,
+    /// The most that may be pending, instead of the gate's limit, like 16MB
+    #[arg(long, value_name = "SIZE")]
+    max_lag: Option<Size>,
+    /// The most that a consumer may be behind, instead of the gate's limit, like 5s
+    #[arg(long, value_name = "DURATION", value_parser = units::duration)]
+    max_age: Option<Duration>,
+    /// A fence of your own: what lies before this position must have arrived
+    #[arg(long, value_name = "LSN")]
+    target_lsn: Option<Lsn>,
+    /// How to print the answer
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// What `/v1/gates/…/check` answers, as far as people are shown it.
+#[derive(Deserialize)]
+pub(super) struct Report {
+    pub(super) gate: String,
+    pub(super) phase: String,
+    pub(super) state: String,
+    pub(super) reason: String,
+    pub(super) checks: Vec<Check>,
+    pub(super) receipt: Option<Receipt>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Check {
+    pub(super) id: String,
+    pub(super) status: String,
+    pub(super) observed: String,
+    pub(super) expected: String,
+    pub(super) fix: Option<String>,
+}
+
+pub(super) fn main(args: &Args) -> ExitCode {
+    let asked = args.gate.daemon().and_then(|daemon| args.ask(&daemon, None, args.gate.timeout));
+    match asked {
+        Ok((answer, report)) => args.finish(&answer, &report),
+        Err(failure) => failure.exit(),
+    }
+}
+
+/// The last verdict counts, whichever it is. A daemon that does not answer yet may just be starting.
+pub(super) fn wait(args: &Args) -> ExitCode {
+    let daemon = match args.gate.daemon() {
+        Ok(daemon) => daemon,
+        Err(failure) => return failure.exit(),
+    };
+    let began = Instant::now();
+    let progress = io::stderr().is_terminal();
+    let held = if progress { HELD_FOR_PEOPLE } else { HELD };
+    let mut told = false;
+    loop {
+        let left = args.gate.timeout.saturating_sub(began.elapsed());
+        let asked = args.ask(&daemon, Some(left.min(held).max(Duration::from_millis(1))), left.min(held) + GRACE);
+        let is_over = began.elapsed() >= args.gate.timeout;
+        let reason = match asked {
+            Ok((answer, report)) if is_over || matches!(&*report.state, "pass" | "fail") => {
+                clear(progress);
+                return args.finish(&answer, &report);
+            }
+            Ok((_, report)) => format!("{}: {}", report.state, report.reason),
+            Err(failure @ Failure::Usage(_)) => {
+                clear(progress);
+                return failure.exit();
+            }
+            Err(failure) if is_over => {
+                clear(progress);
+                return failure.exit();
+            }
+            Err(failure) => {
+                if !progress && !told {
+                    eprintln!("walgate: {failure}; trying again");
+                    told = true;
+                }
+                std::thread::sleep(PAUSE.min(left));
+                failure.to_string()
+            }
+        };
+        if progress {
+            show(&reason, began.elapsed(), args.gate.timeout);
+        }
+    }
+}
+
+impl Args {
+    fn ask(&self, daemon: &Daemon, wait: Option<Duration>, timeout: Duration) -> Result<(Answer, Report), Failure> {
+        let mut path = format!("gates/{}/check?phase={}", encoded(&self.gate.name), self.gate.phase);
+        let duration = |duration| encoded(&humantime::format_duration(duration).to_string());
+        let parameters = [
+            ("wait", wait.map(|wait| format!("{}ms", wait.as_millis()))),
+            ("max_lag", self.max_lag.map(|size| size.to_string())),
+            ("max_age", self.max_age.map(duration)),
+            ("target_lsn", self.target_lsn.map(|lsn| encoded(&lsn.to_string()))),
+        ];
+        for (name, value) in parameters {
+            if let Some(value) = value {
+                path.push_str(&format!("&{name}={value}"));
+            }
+        }
+        let answer = daemon.ask(Method::GET, &path, timeout)?;
+        let report = answer.read()?;
+        Ok((answer, report))
+    }
+
+    fn finish(&self, answer: &Answer, report: &Report) -> ExitCode {
+        let text = match self.format {
+            Format::Text => text::report(report, is_coloured()),
+            Format::Json => format!("{}\n", answer.body),
+        };
+        if let Err(error) = print(&text) {
+            eprintln!("walgate: {error}");
+            return TIMED_OUT.into();
+        }
+        match &*report.state {
+            "pass" => ExitCode::SUCCESS,
+            "fail" => FAILED.into(),
+            _ => TIMED_OUT.into(),
+        }
+    }
+}
+
+/// As a segment or a value of a URL.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// One line on the terminal, over the one before.
+fn show(reason: &str, since: Duration, timeout: Duration) {
+    let line = in_comment(&format!("{} of {}  {reason}", age(since.as_secs_f64()), age(timeout.as_secs_f64())));
+    let width = terminal::size().map_or(80, |(columns, _)| usize::from(columns));
+    let line: String = line.chars().take(width.saturating_sub(1)).collect();
+    // It is only for who looks.
+    let _ = write!(io::stderr(), "\r\x1b[K{line}");
+}
+
+fn clear(progress: bool) {
+    if progress {
+        let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+}
