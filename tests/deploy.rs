@@ -14,6 +14,10 @@ use serde_json::Value;
 use support::daemon::Walgate;
 use support::{Sql, eventually, postgres};
 
+/// The manifests of daemons.
+const DAEMONS: [&str; 3] =
+    ["deploy/kubernetes/zero-cache.yaml", "deploy/kubernetes/probe.yaml", "deploy/kubernetes/gate.yaml"];
+
 /// What `walgate run` grants sessions after SIGTERM, in seconds.
 const DRAIN: u64 = 25;
 
@@ -123,7 +127,7 @@ fn the_image_is_built_of_what_cargo_needs() {
 #[test]
 fn every_pod_is_hardened_and_its_probes_meet_a_port() {
     let mut pods = 0;
-    for manifest in ["deploy/kubernetes/zero-cache.yaml", "deploy/kubernetes/probe.yaml"] {
+    for manifest in DAEMONS {
         let documents = documents(manifest);
         for document in documents.iter().filter(|document| document["spec"]["template"].is_object()) {
             pods += 1;
@@ -160,22 +164,31 @@ fn every_pod_is_hardened_and_its_probes_meet_a_port() {
             }
         }
     }
-    assert_eq!(pods, 2);
+    assert_eq!(pods, DAEMONS.len());
 }
 
 #[test]
-fn the_probe_is_configured_with_a_file_that_the_binary_takes() {
-    let documents = documents("deploy/kubernetes/probe.yaml");
-    let pod = &documents[1]["spec"]["template"]["spec"];
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("walgate.toml");
-    fs::write(&file, text(&documents[0]["data"]["walgate.toml"])).unwrap();
-    let mount = text(&pod["containers"][0]["volumeMounts"][0]["mountPath"]);
-    let arguments = list(&pod["containers"][0]["args"]).map(text);
-    let arguments = arguments.map(|argument| argument.replace(mount, directory.path().to_str().unwrap()));
-    let mut walgate = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    walgate.args(arguments).arg("--check-config").env("DATABASE_URL", "postgresql://walgate@db.internal/app");
-    run(&mut walgate);
+fn daemons_are_configured_with_a_file_that_the_binary_takes() {
+    for manifest in ["deploy/kubernetes/probe.yaml", "deploy/kubernetes/gate.yaml"] {
+        let documents = documents(manifest);
+        let pod = &documents[1]["spec"]["template"]["spec"];
+        let directory = tempfile::tempdir().unwrap();
+        let here = |text: &str| {
+            let mounts = list(&pod["containers"][0]["volumeMounts"]).map(|mount| self::text(&mount["mountPath"]));
+            mounts.fold(text.to_owned(), |text, mount| text.replace(mount, directory.path().to_str().unwrap()))
+        };
+        fs::write(directory.path().join("walgate.toml"), here(text(&documents[0]["data"]["walgate.toml"]))).unwrap();
+        for item in list(&pod["volumes"]).flat_map(|volume| list(&volume["secret"]["items"])) {
+            fs::write(directory.path().join(text(&item["path"])), "0123456789abcdef0123456789abcdef").unwrap();
+        }
+        let mut walgate = Command::new(env!("CARGO_BIN_EXE_walgate"));
+        walgate.args(list(&pod["containers"][0]["args"]).map(|argument| here(text(argument)))).arg("--check-config");
+        for variable in list(&pod["containers"][0]["env"]) {
+            let name = text(&variable["name"]);
+            walgate.env(name, format!("postgresql://walgate@{}.internal/app", name.to_lowercase()));
+        }
+        run(&mut walgate);
+    }
 }
 
 #[test]
@@ -196,11 +209,14 @@ fn zero_cache_starts_behind_a_sidecar_that_the_binary_can_be() {
 #[test]
 fn the_page_of_deploy_makes_every_secret_that_the_manifests_want() {
     let page = read("deploy/README.md");
-    let manifests = ["deploy/kubernetes/zero-cache.yaml", "deploy/kubernetes/probe.yaml"].map(documents);
-    let pods = manifests.iter().flatten().map(|document| &document["spec"]["template"]["spec"]);
+    let jobs = ["kubernetes-job", "kubernetes-init-container", "helm-hook"];
+    let jobs = jobs.map(|name| format!("deploy/examples/{name}.yaml"));
+    let manifests = DAEMONS.into_iter().chain(jobs.iter().map(|name| &**name)).map(documents);
+    let manifests: Vec<Value> = manifests.flatten().collect();
+    let pods = manifests.iter().map(|document| &document["spec"]["template"]["spec"]);
     let variables = pods.flat_map(containers).flat_map(|container| list(&container["env"]));
     let wanted: Vec<&Value> = variables.map(|variable| &variable["valueFrom"]["secretKeyRef"]).collect();
-    assert!(wanted.iter().filter(|key| !key.is_null()).count() >= 5);
+    assert!(wanted.iter().filter(|key| !key.is_null()).count() >= 10);
     for key in wanted.into_iter().filter(|key| !key.is_null()) {
         let (name, key) = (text(&key["name"]), text(&key["key"]));
         assert!(page.contains(&format!("kubectl create secret generic {name} ")), "{name}");
