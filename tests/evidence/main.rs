@@ -1,6 +1,7 @@
 //! What a gate's evidence says of real servers, well and unwell, to a role that has the rights it needs and no others.
 
 mod activity;
+mod pglogical;
 mod scene;
 mod schema;
 mod settings;

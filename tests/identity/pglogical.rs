@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use walgate::scratch::{Installation, Server};
+use walgate::scratch::Server;
 
 use crate::support::check;
-use crate::support::{Sql, eventually};
+use crate::support::{Sql, eventually, with_pglogical};
 
 /// Two nodes, as databases of one server. They are never dropped: pglogical's workers would keep that from ending.
 struct Nodes {
@@ -16,7 +16,7 @@ struct Nodes {
 
 impl Nodes {
     fn start() -> Nodes {
-        let server = Server::builder(installation()).setting("shared_preload_libraries", "pglogical");
+        let server = Server::builder(with_pglogical()).setting("shared_preload_libraries", "pglogical");
         let server = server.setting("track_commit_timestamp", "on").start().expect("a server starts");
         let sql = Sql::connect(&server.dsn("postgres"));
         // The last minor versions ask which output plugins may be used; others do not know the setting.
@@ -159,13 +159,4 @@ fn a_deferrable_constraint_stops_the_subscription_at_a_swap() {
     nodes.provider.run("ALTER TABLE t DROP CONSTRAINT t_b_key, ADD CONSTRAINT t_b_key UNIQUE (b)");
     assert_eq!(nodes.found(), BTreeSet::new());
     assert!(nodes.provider.try_rows("UPDATE t SET b = 3 - b").is_err());
-}
-
-/// Debian's PostgreSQL 15 with its pglogical: the system's, or one that was unpacked somewhere on PATH.
-fn installation() -> Installation {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let roots = std::env::split_paths(&path).filter_map(|bin| Some(bin.parent()?.join("lib/postgresql/15")));
-    let mut found = roots.filter(|root| root.join("lib/pglogical.so").is_file());
-    let found = found.find_map(|root| Installation::at(&root.join("bin")));
-    found.unwrap_or_else(|| panic!("no pglogical: install Debian's package postgresql-15-pglogical"))
 }

@@ -43,6 +43,16 @@ pub(crate) fn installation(major: u32) -> Installation {
     installation
 }
 
+/// Debian's PostgreSQL 15 with its pglogical: the system's, or one that was unpacked somewhere on PATH.
+#[track_caller]
+pub(crate) fn with_pglogical() -> Installation {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let roots = std::env::split_paths(&path).filter_map(|bin| Some(bin.parent()?.join("lib/postgresql/15")));
+    let mut found = roots.filter(|root| root.join("lib/pglogical.so").is_file());
+    let found = found.find_map(|root| Installation::at(&root.join("bin")));
+    found.unwrap_or_else(|| panic!("no pglogical: install Debian's package postgresql-15-pglogical"))
+}
+
 /// One of PostgreSQL's client programs, which the builds from npm do not have.
 #[track_caller]
 pub(crate) fn tool(name: &str) -> PathBuf {
