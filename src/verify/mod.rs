@@ -34,6 +34,7 @@ use plan::{Leaves, Plan};
 use session::Sessions;
 use statement::{Encoding, Seeds, Statements};
 
+use crate::gate::{self, Phase, Terms};
 use crate::ident::{SlotName, TableName};
 use crate::source::{ConnectError, Connector};
 use crate::time::PgTimestamp;
@@ -78,6 +79,21 @@ impl Default for Options {
             settle: Duration::from_secs(5),
             keys: 20,
         }
+    }
+}
+
+impl Options {
+    /// What a gate wants compared in a phase; none where its target is no database.
+    pub fn of(terms: &Terms, phase: Phase) -> Option<Options> {
+        let scope = match (terms.kind, &terms.reverse) {
+            (gate::Kind::Slot | gate::Kind::Zero, _) => return None,
+            (gate::Kind::Standby, _) => Scope::All,
+            (_, Some(reverse)) if phase.is_back() => Scope::Consumers(reverse.consumers.clone()),
+            (_, None) if phase.is_back() => Scope::All,
+            _ => Scope::Consumers(terms.consumers.clone()),
+        };
+        let accepted = terms.accept_unreplicated.iter().cloned().collect();
+        Some(Options { scope, accepted, ..Options::default() })
     }
 }
 

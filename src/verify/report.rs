@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::gate::DataEvidence;
 use crate::ident::TableName;
+use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 
 /// One of the two databases.
@@ -178,7 +180,36 @@ impl fmt::Display for KeyDifference {
     }
 }
 
+impl Report {
+    /// What it is to a gate, begun under the fence at `under`. What was accepted as not replicated is left out.
+    pub fn evidence(&self, under: Option<Lsn>) -> DataEvidence {
+        let mut evidence = DataEvidence { under, ..DataEvidence::default() };
+        for table in &self.tables {
+            let told = (table.table.clone(), table.told());
+            match table.state {
+                State::Equal => evidence.equal += 1,
+                State::Different => evidence.different.push(told),
+                State::Sampled | State::Unknown => evidence.unseen.push(told),
+                State::Skipped => {}
+            }
+        }
+        evidence
+    }
+}
+
 impl TableReport {
+    /// How it stands, in a line.
+    fn told(&self) -> String {
+        let mut told = self.reason.clone().unwrap_or_default();
+        if let Some(sample) = self.sample {
+            told = format!("{} rows were looked at {told}", sample.rows).trim_end().to_owned();
+        }
+        if let Some(first) = self.rows.as_ref().and_then(|rows| rows.keys.first()) {
+            told = format!("{told}, the first {first}");
+        }
+        told
+    }
+
     /// A table of which nothing was looked at.
     pub(super) fn unseen(table: TableName, state: State, reason: impl Into<String>) -> TableReport {
         TableReport { reason: Some(reason.into()), ..TableReport::new(table, state) }

@@ -4,7 +4,7 @@ use walgate::gate::{Kind, Subscription};
 use walgate::lsn::Lsn;
 use walgate::scratch::Server;
 use walgate::source::evidence::subscription::subscriptions;
-use walgate::source::evidence::unreplicated::unreplicated;
+use walgate::source::evidence::unreplicated::{catalog, unreplicated};
 
 use crate::scene::{seen, session, unseen, until};
 use crate::support::{Sql, with_pglogical};
@@ -120,7 +120,8 @@ async fn what_no_replication_set_has_is_left_out() {
     // A publication is another's.
     nodes.blue.run("CREATE PUBLICATION p FOR ALL TABLES");
     let session = session(&nodes.server, "walgate", "blue").await;
-    let found = seen(unreplicated(&session, Kind::Pglogical).await);
+    let catalog = seen(catalog(&session).await);
+    let found = unreplicated(&catalog, Kind::Pglogical, None).expect("it may be read");
     let found: Vec<_> = found.iter().map(|item| (item.name.as_str(), item.what.as_str())).collect();
     assert_eq!(
         found,

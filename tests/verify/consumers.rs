@@ -5,7 +5,7 @@ use std::thread;
 
 use walgate::verify::{self, Error, Options, Outcome, Report, Scope};
 
-use crate::scene::Pair;
+use crate::scene::{Pair, gate as gate_command};
 use crate::support::client::connector;
 
 impl Pair {
@@ -79,6 +79,102 @@ fn only_what_is_published_is_compared() {
         (vec!["changed id=11".into()], vec!["missing id=3".into()])
     );
     assert!(matches!(pair.run(&consumer("nosuch")), Err(Error::NothingKnown(_))));
+}
+
+/// By a file, as a cutover job does it.
+#[test]
+fn a_gate_says_what_is_compared_with_what() {
+    let pair = Pair::start(16, 17);
+    pair.both("CREATE TABLE t (id serial PRIMARY KEY); CREATE TABLE audit (at date); CREATE SEQUENCE own");
+    pair.from.run("INSERT INTO audit VALUES ('today'); INSERT INTO t DEFAULT VALUES; SELECT setval('own', 5); CREATE PUBLICATION p FOR TABLE t");
+    pair.subscribe("green_sub", "p");
+    let (source, target) = (pair.source.dsn("postgres"), pair.target.dsn("postgres"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("walgate.toml");
+    let gate = |name: &str, kind: &str, target: &str| {
+        format!(
+            "[[gate]]\nname = \"{name}\"\nsource = \"blue\"\nconsumers = [\"green_sub\"]\n\
+             accept_unreplicated = [\"public.audit\", \"public.own\"]\n[gate.target]\nkind = \"{kind}\"\n{target}\n"
+        )
+    };
+    let configuration = format!(
+        "[[source]]\nname = \"blue\"\ndsn = \"{source}\"\n{}{}",
+        gate("blue-green", "subscription", &format!("dsn = \"{target}\"")),
+        gate("elsewhere", "slot", "")
+    );
+    std::fs::write(&file, configuration).expect("it is written");
+    let file = file.to_str().expect("it is UTF-8");
+    let told = gate_command(&["verify", "blue-green", "-c", file, "--format", "json"]);
+    assert_eq!(told.status, Some(0), "{told:?}");
+    assert_eq!(
+        (told.table("public.t")["state"].as_str(), told.table("public.audit")["state"].as_str()),
+        (Some("equal"), Some("skipped"))
+    );
+    let told = gate_command(&["sequences", "blue-green", "-c", file, "--apply", "--yes"]);
+    assert_eq!(
+        (told.status, told.output.contains("public.own")),
+        (Some(0), false),
+        "what was accepted is left alone: {told:?}"
+    );
+    assert_eq!(pair.to.value("SELECT nextval('t_id_seq')"), "2");
+    // Now the target is ahead, and behind it is the source.
+    let back = gate_command(&["sequences", "blue-green", "-c", file, "--phase", "rollback"]);
+    assert!(back.status == Some(1) && back.output.contains("setval('public.t_id_seq', 2, true)"), "{back:?}");
+
+    for arguments in [
+        &["blue-green"][..],
+        &["nosuch", "-c", file],
+        &["elsewhere", "-c", file],
+        &["blue-green", "-c", file, "--source", "host=h", "--target", "host=h"],
+        &["--source", "host=h"],
+        &[],
+    ] {
+        let told = gate_command(&[&["verify"], arguments].concat());
+        assert_eq!(told.status, Some(2), "{told:?}");
+    }
+}
+
+#[test]
+fn the_replication_sets_of_pglogical_say_what_is_compared() {
+    let installation = walgate::scratch::find(15).expect("Debian's PostgreSQL 15 is installed, with pglogical");
+    let start = || {
+        let builder = walgate::scratch::Server::builder(installation.clone());
+        builder.setting("shared_preload_libraries", "pglogical").start().expect("the server starts")
+    };
+    let pair = Pair::of(start(), start(), "postgres");
+    for (sql, server, name) in [(&pair.from, &pair.source, "provider"), (&pair.to, &pair.target, "subscriber")] {
+        // The last minor versions ask which output plugins may be used; others do not know the setting.
+        let _ = sql.try_rows("ALTER SYSTEM SET output_plugin_libraries = pgoutput, pglogical_output");
+        sql.run("SELECT pg_reload_conf()");
+        sql.run("CREATE EXTENSION pglogical");
+        sql.run(&format!("SELECT pglogical.create_node('{name}', '{}')", server.dsn("postgres")));
+    }
+    pair.both(
+        "CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE listed (id int PRIMARY KEY, a int, b int);
+         CREATE TABLE filtered (id int PRIMARY KEY, keep bool); CREATE TABLE keyless (v text)",
+    );
+    pair.from.run(
+        "INSERT INTO t VALUES (1, 'a'); INSERT INTO listed VALUES (1, 1, 1); INSERT INTO filtered VALUES (1, true), (2, false);
+         INSERT INTO keyless VALUES ('a');
+         SELECT pglogical.replication_set_add_table('default', 't');
+         SELECT pglogical.replication_set_add_table('default', 'listed', columns := '{id, a}');
+         SELECT pglogical.replication_set_add_table('default', 'filtered', row_filter := 'keep')",
+    );
+    let provider = pair.source.dsn("postgres");
+    pair.to.run(&format!(
+        "SELECT pglogical.create_subscription('s', '{provider}', '{{default}}', synchronize_data := true)"
+    ));
+    pair.to.until("SELECT status FROM pglogical.show_subscription_status()", "replicating");
+    pair.to.until("SELECT count(*) FROM pglogical.local_sync_status WHERE sync_status NOT IN ('y', 'r')", "0");
+    let slot = pair.from.value("SELECT slot_name FROM pg_replication_slots");
+    let report = pair.run(&consumer(&slot)).expect("it is compared");
+    let names: Vec<String> = report.tables.iter().map(|table| table.table.to_string()).collect();
+    assert_eq!(names, ["public.filtered", "public.listed", "public.t"]);
+    assert_eq!(report.outcome, Outcome::Equal, "{report:?}");
+    assert_eq!(report.evidence(None).equal, 3);
+    pair.to.run("UPDATE t SET v = 'b'");
+    let report = pair.run(&Options { settle: std::time::Duration::ZERO, ..consumer(&slot) }).expect("it is compared");
+    assert_eq!(report.evidence(None).different[0].1, "the rows differ, the first id = 1");
 }
 
 /// The source is written to all the time; each side is seen as of one moment, and what is under way arrives.

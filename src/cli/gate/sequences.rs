@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
-use super::verify::{Ends, Format, UNKNOWN, status};
+use super::verify::{Ends, Format, UNKNOWN, Way, block_on, status};
 use crate::cli::columns::{Column, line_up};
 use crate::cli::output::{ask, print};
 use crate::gate::sequence::{Compared, Standing};
 use crate::identity::in_comment;
+use crate::verify;
 use crate::verify::sequences::Sessions;
-use crate::verify::{self};
 
 const STATUSES: &str = "\
 Exit status:
@@ -50,7 +50,11 @@ enum Failure {
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
-    match args.ends.on(async |source, target| run(args, &source, &target).await) {
+    let way = match args.ends.way() {
+        Ok(way) => way,
+        Err(status) => return status,
+    };
+    match block_on(run(args, &way)) {
         Ok(Ok(compared)) => ExitCode::from(verdict(&compared)),
         Ok(Err(error)) => {
             eprintln!("walgate: {}", in_comment(&error.to_string()));
@@ -74,13 +78,15 @@ fn verdict(compared: &[Compared]) -> u8 {
     }
 }
 
-async fn run(
-    args: &Args,
-    source: &crate::source::Connector,
-    target: &crate::source::Connector,
-) -> Result<Vec<Compared>, Failure> {
-    let sessions = Sessions::open(source, target).await?;
-    let mut compared = sessions.compare().await?;
+async fn run(args: &Args, way: &Way) -> Result<Vec<Compared>, Failure> {
+    let sessions = Sessions::open(&way.source, &way.target).await?;
+    let accepted = way.options.as_ref().map(|options| options.accepted.as_slice()).unwrap_or_default();
+    let compare = async || {
+        let mut compared = sessions.compare().await?;
+        compared.retain(|one| !accepted.contains(&one.sequence.to_string()));
+        Ok::<_, verify::Error>(compared)
+    };
+    let mut compared = compare().await?;
     let is_behind = compared.iter().any(|one| one.mend.is_some());
     if args.apply && is_behind && (args.yes || is_wanted(&compared)?) {
         for one in &compared {
@@ -95,7 +101,7 @@ async fn run(
             };
             print(&format!("{}; -- {}\n", in_comment(&mend.to_string()), in_comment(&told)))?;
         }
-        compared = sessions.compare().await?;
+        compared = compare().await?;
     }
     print(&match args.format {
         Format::Table => render(&compared, args.apply),

@@ -4,6 +4,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,6 +16,8 @@ use ratatui::style::Color;
 use crate::cli::columns::{Column, line_up};
 use crate::cli::output::{is_coloured, print};
 use crate::cli::{UNREACHABLE, USAGE, connector};
+use crate::config;
+use crate::gate::Phase;
 use crate::identity::in_comment;
 use crate::source::Connector;
 use crate::units::{self, Size};
@@ -40,7 +43,8 @@ differs until it has arrived.";
 pub(super) struct Args {
     #[command(flatten)]
     ends: Ends,
-    /// Compare the tables of this publication of the source; give it again for more [default: all tables]
+    /// Compare the tables of this publication of the source; give it again for more [default: what the gate's consumers
+    /// are sent; without a gate, all tables]
     #[arg(long, value_name = "NAME")]
     publication: Vec<String>,
     /// Compare this table only, as SQL writes it: public.orders, public."Order"; give it again for more
@@ -72,15 +76,32 @@ pub(super) struct Args {
     format: Format,
 }
 
-/// The two databases.
+/// The two databases: those of a gate, or any two.
 #[derive(Debug, clap::Args)]
 pub(super) struct Ends {
-    /// The source: a connection string, or host:port
-    #[arg(long, value_name = "DSN")]
-    source: String,
-    /// The target
-    #[arg(long, value_name = "DSN")]
-    target: String,
+    /// The gate whose source and target are meant, and whose consumers say which tables
+    #[arg(value_name = "NAME", requires = "config", conflicts_with_all = ["source", "target"])]
+    name: Option<String>,
+    /// The file that configures it
+    #[arg(short, long, value_name = "FILE", requires = "name")]
+    config: Option<PathBuf>,
+    /// Without a gate, the source: a connection string, or host:port
+    #[arg(long, value_name = "DSN", required_unless_present = "name", requires = "target")]
+    source: Option<String>,
+    /// Without a gate, the target
+    #[arg(long, value_name = "DSN", requires = "source")]
+    target: Option<String>,
+    /// With rollback, source and target are exchanged
+    #[arg(long, value_name = "preflight|cutover|post|rollback", default_value = "cutover")]
+    phase: Phase,
+}
+
+/// What is between the two databases.
+pub(super) struct Way {
+    pub(super) source: Connector,
+    pub(super) target: Connector,
+    /// What is compared, where a gate says it.
+    pub(super) options: Option<Options>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -92,34 +113,76 @@ pub(super) enum Format {
 }
 
 impl Ends {
-    /// Does this with both databases, on one thread.
-    pub(super) fn on<T>(&self, work: impl AsyncFnOnce(Connector, Connector) -> T) -> Result<T, ExitCode> {
-        let of = |end: &str, dsn: &str| {
-            connector(Some(dsn)).map_err(|error| {
-                eprintln!("walgate: {end}: {error}");
-                ExitCode::from(USAGE)
-            })
+    /// Finds the databases.
+    ///
+    /// # Errors
+    /// The exit status, once it was said what is wrong.
+    pub(super) fn way(&self) -> Result<Way, ExitCode> {
+        let way = match (&self.name, &self.config) {
+            (Some(name), Some(file)) => self.configured(name, file),
+            _ => self.given(),
         };
-        let (source, target) = (of("source", &self.source)?, of("target", &self.target)?);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-            eprintln!("walgate: cannot start: {error}");
-            ExitCode::from(UNREACHABLE)
-        })?;
-        let done = runtime.block_on(work(source, target));
-        // A name server that does not answer is not waited for.
-        runtime.shutdown_background();
-        Ok(done)
+        way.map_err(|problem| {
+            eprintln!("walgate: {}", in_comment(&problem));
+            USAGE.into()
+        })
+    }
+
+    fn given(&self) -> Result<Way, String> {
+        let of =
+            |end: &str, dsn: &Option<String>| connector(dsn.as_deref()).map_err(|error| format!("--{end}: {error}"));
+        let (mut source, mut target) = (of("source", &self.source)?, of("target", &self.target)?);
+        if self.phase.is_back() {
+            (source, target) = (target, source);
+        }
+        Ok(Way { source, target, options: None })
+    }
+
+    fn configured(&self, name: &str, file: &Path) -> Result<Way, String> {
+        let config = config::read(file).map_err(|error| error.to_string())?;
+        let known: Vec<&str> = config.gates.iter().map(|gate| &*gate.terms.name).collect();
+        let Some(gate) = config.gates.iter().find(|gate| gate.terms.name == name) else {
+            let known = if known.is_empty() { "it has none".into() } else { format!("there is {}", known.join(", ")) };
+            return Err(format!("{}: there is no gate {name:?}; {known}", file.display()));
+        };
+        let source = config.sources.iter().find(|source| source.name == gate.terms.source);
+        let options = Options::of(&gate.terms, self.phase);
+        let (Some(source), Some(target), Some(options)) = (source, &gate.target, options) else {
+            return Err(format!("the target of gate {name:?} is no database to compare with: {}", gate.terms.kind));
+        };
+        let (source, target) = (source.connector.clone(), target.clone());
+        let (source, target) = if self.phase.is_back() { (target, source) } else { (source, target) };
+        Ok(Way { source, target, options: Some(options) })
     }
 }
 
+/// Does this, on one thread.
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        eprintln!("walgate: cannot start: {error}");
+        ExitCode::from(UNREACHABLE)
+    })?;
+    let done = runtime.block_on(work);
+    // A name server that does not answer is not waited for.
+    runtime.shutdown_background();
+    Ok(done)
+}
+
 pub(super) fn main(args: &Args) -> ExitCode {
-    let defaults = Options::default();
+    let Way { source, target, options } = match args.ends.way() {
+        Ok(way) => way,
+        Err(status) => return status,
+    };
+    let options = options.unwrap_or_default();
     let options = Options {
-        scope: if args.publication.is_empty() { Scope::All } else { Scope::Publications(args.publication.clone()) },
+        scope: match args.publication.as_slice() {
+            [] => options.scope,
+            publications => Scope::Publications(publications.to_vec()),
+        },
         tables: args.table.clone(),
-        accepted: Vec::new(),
+        accepted: options.accepted,
         sample: args.sample,
-        seed: args.seed.unwrap_or(defaults.seed),
+        seed: args.seed.unwrap_or(options.seed),
         jobs: args.jobs.into(),
         range_timeout: args.range_timeout,
         max_rate: args.max_rate.map(|rate| rate.0),
@@ -127,7 +190,8 @@ pub(super) fn main(args: &Args) -> ExitCode {
         keys: args.keys,
     };
     let bar = Bar::new();
-    let ran = args.ends.on(async |source, target| verify::run(&source, &target, &options, &|it| bar.show(it)).await);
+    let show = |progress: &Progress| bar.show(progress);
+    let ran = block_on(verify::run(&source, &target, &options, &show));
     bar.clear();
     let report = match ran {
         Ok(Ok(report)) => report,
