@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use super::Verdict;
+use super::check::{Check, Status};
 use super::evidence::{Evidence, Piece};
 use super::fence::Fence;
 use super::settling::Settling;
@@ -83,6 +85,13 @@ impl<'a> Case<'a> {
     /// If it is missing or too old, with why.
     pub fn fresh<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
         piece.fresh(self.now, self.terms.limits.staleness)
+    }
+
+    /// Whether nothing but the comparison of the data is missing, so that it is worth beginning.
+    pub fn wants_data(&self, verdict: &Verdict) -> bool {
+        let open = |check: &&Check| !matches!(check.status, Status::Pass | Status::Skip);
+        let mut open = verdict.checks.iter().filter(open).map(|check| check.id);
+        self.terms.data && open.next() == Some("data") && open.next().is_none()
     }
 
     /// What a pass means, for a person.

@@ -6,7 +6,9 @@
 //! else: with the process it is gone.
 
 mod assemble;
+mod data;
 mod parts;
+mod statz;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,7 +31,9 @@ use crate::lag::{ConsumerReport, Observe};
 use crate::lsn::Lsn;
 use crate::source::{self, ConnectError, Source, take_fence};
 use crate::time::PgTimestamp;
+use data::Comparing;
 use parts::Part;
+use statz::Replica;
 use witness::Witness;
 
 /// Between two rounds while somebody waits, and while somebody asks now and then.
@@ -63,6 +67,9 @@ pub struct Keeper {
     config: config::Gate,
     source: Witness,
     target: Option<Witness>,
+    replica: Option<Replica>,
+    replica_seen: Mutex<Piece<Lsn>>,
+    data: Comparing,
     fences: Mutex<BTreeMap<Way, Fence>>,
     /// One fence is taken at a time.
     fencing: tokio::sync::Mutex<()>,
@@ -165,12 +172,16 @@ impl Keeper {
             }
             Witness::new(Arc::new(target))
         });
+        let replica = config.statz.clone().map(Replica::new);
         Keeper {
             terms: Arc::new(terms),
             config,
             receipt: Mutex::default(),
             source: Witness::new(source),
             target,
+            replica,
+            replica_seen: Mutex::default(),
+            data: Comparing::default(),
             fences: Mutex::default(),
             fencing: tokio::sync::Mutex::default(),
             demand: Mutex::default(),
@@ -350,11 +361,18 @@ impl Keeper {
                 }
             }
             let [source, target] = &wanted;
-            tokio::join!(round(&self.source, source), async {
+            let of_target = async {
                 if let Some(witness) = &self.target {
                     round(witness, target).await;
                 }
-            });
+            };
+            let of_replica = async {
+                if let Some(replica) = &self.replica {
+                    let seen = replica.ask().await;
+                    *lock(&self.replica_seen) = seen;
+                }
+            };
+            tokio::join!(round(&self.source, source), of_target, of_replica);
             self.rounds.send_replace(Some((phases, begun)));
             let pause = if self.waiting.load(Ordering::Relaxed) > 0 { WAITED_FOR } else { ASKED_FOR };
             tokio::select! {
@@ -408,6 +426,9 @@ impl Keeper {
             now: Instant::now(),
         };
         let verdict = crate::gate::judge(&case);
+        if let Some(until) = until.filter(|_| case.wants_data(&verdict)) {
+            self.compare_data(asked.phase, until);
+        }
         let receipt = (verdict.state == Status::Pass).then(|| Receipt::issue(&case, &self.config.receipt, observed_at));
         drop(settling);
         if receipt.is_some() {
@@ -424,7 +445,11 @@ impl Keeper {
     /// Everything that is known for a phase at this moment.
     fn evidence(&self, phase: Phase, until: Option<Lsn>, now: Instant) -> Evidence {
         let Some((source, target)) = self.sides(phase) else { return Evidence::default() };
-        let mut evidence = Evidence::default();
+        let mut evidence = Evidence {
+            replica: lock(&self.replica_seen).clone(),
+            data: self.data.seen(Way::of(phase)),
+            ..Evidence::default()
+        };
         {
             let lag = source.source().lag();
             evidence.source = Side { standing: standing(&lag), ..source.side() };
@@ -449,6 +474,13 @@ impl Keeper {
             (true, Some(target), Some(_)) => Some((target, Some(&self.source))),
             (true, ..) => None,
         }
+    }
+
+    /// Compares the data of both sides, unless that is under way, or was done under this fence.
+    fn compare_data(&self, phase: Phase, under: Lsn) {
+        let Some((source, Some(target))) = self.sides(phase) else { return };
+        let connectors = (source.source().connector(), target.source().connector());
+        self.data.begin(&self.terms, (phase, Way::of(phase)), under, connectors);
     }
 
     /// What has once happened to a fence stays: another history, or a write behind it.

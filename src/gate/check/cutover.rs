@@ -477,7 +477,9 @@ fn data(case: &Case<'_>) -> Outcome {
         return Err("the data have not been compared yet".into());
     };
     if data.under != Some(target) {
-        return Ok(Finds::wait("the data are compared once everything else passes"));
+        return Ok(Finds::wait(
+            "the data were not compared under this fence yet: that begins once everything else passes",
+        ));
     }
     if let Some(different) = first_of(data.different.iter().map(|(table, how)| format!("{table}: {how}"))) {
         return Ok(Finds::fail(different).with_fix(format!("walgate gate verify {}", case.terms.name)));
