@@ -131,7 +131,7 @@ async fn what_no_replication_set_has_is_left_out() {
         ]
     );
     nodes.blue.run("REVOKE USAGE ON SCHEMA pglogical FROM walgate");
-    let catalog = seen(catalog(&session).await);
+    let catalog = seen(walgate::source::evidence::unreplicated::catalog(&session).await);
     let why = unreplicated(&catalog, Kind::Pglogical, None).expect_err("it may not be read");
     assert!(why.contains("permission denied for schema pglogical"), "{why}");
 }
