@@ -1,10 +1,13 @@
 //! HTTP requests of walgate's own: who is trusted, and how long an answer may take.
 
+use std::io;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::oneshot;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
@@ -27,4 +30,25 @@ pub fn agent(timeout: Duration, trusted: &[CertificateDer<'_>]) -> Agent {
         .tls_config(tls)
         .build()
         .into()
+}
+
+/// Does what blocks on a thread of its own: the end of the process would wait for one of the runtime's.
+///
+/// # Errors
+/// If there is no thread to be had.
+pub async fn aside<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (done, outcome) = oneshot::channel();
+    thread::Builder::new().name("request".into()).spawn(move || {
+        // Nobody may wait for it any more.
+        let _ = done.send(what());
+    })?;
+    outcome.await.map_err(|_| io::Error::other("the request has panicked"))
+}
+
+/// Why a request failed, without its URL, which may be a secret.
+pub fn in_words(error: &ureq::Error) -> String {
+    match error {
+        ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => "its URL cannot be used".into(),
+        error => error.to_string(),
+    }
 }

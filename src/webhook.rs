@@ -6,14 +6,12 @@
 use std::fmt::Write as _;
 use std::str::FromStr;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread;
 use std::time::Duration;
 
 use axum::http::{StatusCode, Uri};
 use metrics::counter;
 use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use crate::client;
@@ -191,15 +189,9 @@ fn text(source: &str, appeared: &[&Finding], gone: &[&Finding]) -> String {
     text
 }
 
-/// Posts on a thread of its own: the end of the process would wait for one of the runtime's.
+/// Posts without holding up the streams.
 async fn post_aside(url: Url, body: String) -> Result<(), PostError> {
-    let (done, outcome) = oneshot::channel();
-    let posting = thread::Builder::new().name("webhook".into()).spawn(move || {
-        // Nobody may wait for it any more.
-        let _ = done.send(post(&url, &body));
-    });
-    posting.map_err(|error| PostError::Failed(error.to_string()))?;
-    outcome.await.unwrap_or_else(|_| Err(PostError::Failed("posting has panicked".into())))
+    client::aside(move || post(&url, &body)).await.unwrap_or_else(|error| Err(PostError::Failed(error.to_string())))
 }
 
 fn post(url: &Url, body: &str) -> Result<(), PostError> {
@@ -207,11 +199,7 @@ fn post(url: &Url, body: &str) -> Result<(), PostError> {
     match sent.map(|response| response.status()) {
         Ok(status) if status.is_success() => Ok(()),
         Ok(status) => Err(PostError::Status(status)),
-        // These say the URL.
-        Err(ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_)) => {
-            Err(PostError::Failed("its URL cannot be used".into()))
-        }
-        Err(error) => Err(PostError::Failed(error.to_string())),
+        Err(error) => Err(PostError::Failed(client::in_words(&error))),
     }
 }
 

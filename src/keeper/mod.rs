@@ -8,7 +8,6 @@
 mod assemble;
 mod data;
 mod parts;
-mod statz;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,11 +28,11 @@ use crate::gate::{
 use crate::ident::SlotName;
 use crate::lag::{ConsumerReport, Observe};
 use crate::lsn::Lsn;
+use crate::source::evidence::replica::Replica;
 use crate::source::{self, ConnectError, Source, take_fence};
 use crate::time::PgTimestamp;
 use data::Comparing;
 use parts::Part;
-use statz::Replica;
 use witness::Witness;
 
 /// Between two rounds while somebody waits, and while somebody asks now and then.
@@ -172,7 +171,7 @@ impl Keeper {
             }
             Witness::new(Arc::new(target))
         });
-        let replica = config.statz.clone().map(Replica::new);
+        let replica = config.statz.clone().map(|statz| Replica::new(statz.url, statz.password));
         Keeper {
             terms: Arc::new(terms),
             config,
@@ -368,7 +367,7 @@ impl Keeper {
             };
             let of_replica = async {
                 if let Some(replica) = &self.replica {
-                    let seen = replica.ask().await;
+                    let seen = replica.position().await;
                     *lock(&self.replica_seen) = seen;
                 }
             };

@@ -2,6 +2,7 @@
 
 mod activity;
 mod pglogical;
+mod replica;
 mod scene;
 mod schema;
 mod settings;

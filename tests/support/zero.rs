@@ -168,6 +168,11 @@ impl ZeroCache {
         }
     }
 
+    /// Where it tells how it is; its password is `x`.
+    pub(crate) fn statz(&self) -> String {
+        format!("http://127.0.0.1:{}/statz", self.port)
+    }
+
     /// What it wrote so far.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()

@@ -9,6 +9,7 @@
 
 pub mod activity;
 mod pglogical;
+pub mod replica;
 pub mod schema;
 pub mod settings;
 pub mod standing;
