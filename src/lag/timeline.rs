@@ -175,6 +175,10 @@ impl Timeline {
     /// The server has said that the consumer has everything up to here.
     pub fn reach(&mut self, position: Lsn) {
         self.reached = self.reached.max(position);
+        // Of a commit that is repeated after a reconnect this may be said only now.
+        if let Ok(span) = self.spans.binary_search_by_key(&position, |span| span.last) {
+            self.spans[span].adjoins = true;
+        }
     }
 
     /// Takes an acknowledgement: a commit is pending while its `commit_lsn` is above it. Where the commit before it ended

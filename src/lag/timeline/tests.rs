@@ -57,6 +57,19 @@ fn an_ack_of_what_ended_where_a_commit_begins_leaves_it() {
 }
 
 #[test]
+fn an_ack_of_a_keepalive_leaves_the_commit_that_begins_there_also_after_a_reconnect() {
+    let mut timeline = Timeline::new(Timeline::LIMIT);
+    timeline.commit(commit(200, 1, &[(1, 2)]).published(), Instant::now());
+    // The next stream begins, and says where it is before it repeats the commit.
+    timeline.reach(Lsn(200));
+    timeline.ack(Lsn(200), Instant::now(), |_, _| {});
+    timeline.commit(commit(200, 1, &[(1, 2)]).published(), Instant::now());
+    assert_eq!(timeline.pending(EVERYTHING).least.volume.rows, 2);
+    timeline.ack(Lsn(208), Instant::now(), |_, _| {});
+    assert_eq!(timeline.pending(EVERYTHING), Pending::default());
+}
+
+#[test]
 fn no_position_and_an_earlier_one_change_nothing() {
     let mut timeline = Timeline::new(Timeline::LIMIT);
     timeline.ack(Lsn(150), Instant::now(), |_, _| {});
@@ -146,6 +159,9 @@ proptest! {
                 timeline.commit(commit.published(), Instant::now());
                 let adjoins = lsn == reached || lsn == acked;
                 reached = reached.max(lsn + 8);
+                if let Some((_, adjoins)) = model.get_mut(&(lsn + 8)) {
+                    *adjoins = true;
+                }
                 if lsn >= acked && lsn > newest {
                     newest = lsn;
                     added_bytes += commit.2.iter().map(|(_, volume)| volume.bytes).sum::<u64>();
