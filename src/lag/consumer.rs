@@ -88,6 +88,11 @@ pub struct Consumer {
     doubt: Lsn,
     /// When its slot was last seen in a look at the source.
     pub(super) last_look: Option<Instant>,
+    /// The walsender of its own stream, where the login has told, and when that was first heard.
+    walsender: Option<i32>,
+    begun: Option<Instant>,
+    /// That look was begun while the stream was read, and shows the slot that it is of.
+    shown: bool,
     pub(super) pace: Pace,
     ack_latency: AckLatency,
     /// Why its slot cannot be copied.
@@ -109,10 +114,13 @@ pub struct Followed {
     pub pending: Figures,
     /// The furthest commit that was ever seen.
     pub newest: Option<Lsn>,
-    /// The furthest commit behind the position, and a table that it changes.
+    /// The furthest commit at or behind the position, and a table that it changes.
     pub behind: Option<(Lsn, Option<TableName>)>,
     /// Commits may be missing from what is known.
     pub doubtful: bool,
+    /// The last look at the source shows that it is the stream of the slot that was looked at: its walsender holds the slot,
+    /// or it is of a copy that was made before. Else it may be another server's, or of a slot that was dropped since.
+    pub shown: bool,
     /// When the server was last heard.
     pub heard: Option<Instant>,
 }
@@ -161,6 +169,9 @@ impl Consumer {
             ahead: false,
             doubt: Lsn::INVALID,
             last_look: None,
+            walsender: None,
+            begun: None,
+            shown: false,
             pace: Pace::default(),
             ack_latency: AckLatency::default(),
             hindrance: None,
@@ -243,6 +254,12 @@ impl Consumer {
     pub fn heard(&mut self, send_time: PgTimestamp, now: Instant) {
         self.clock.frame(send_time, now);
         self.last_frame = Some(now);
+        self.begun.get_or_insert(now);
+    }
+
+    /// The server has told who serves its stream.
+    pub fn served_by(&mut self, walsender: Option<i32>) {
+        self.walsender = walsender;
     }
 
     /// Takes a status update of the consumer.
@@ -321,6 +338,7 @@ impl Consumer {
         self.asked = None;
         self.said_sent = None;
         self.hindrance = None;
+        (self.walsender, self.begun, self.shown) = (None, None, false);
     }
 
     fn restart_timeline(&mut self) {
@@ -334,6 +352,15 @@ impl Consumer {
     pub(super) fn polled(&mut self, row: &SlotRow, renewed: bool, flushed: Lsn, now: Instant) {
         self.kind = row.kind;
         self.last_look = Some(now);
+        self.shown = match &self.reading {
+            // A process that has dropped the slot and created another streams anew, and is heard anew.
+            Reading::Stream(..) => {
+                let holds = self.walsender.is_some() && self.walsender == row.active_pid;
+                holds && self.begun.is_some_and(|begun| begun <= now)
+            }
+            Reading::Copy(_, copied, _) => copied.at <= now,
+            Reading::Nowhere | Reading::Untapped(..) => false,
+        };
         let acked = row.acked().unwrap_or_default();
         if acked < self.looked_acked || renewed {
             // Another slot of the name, or the same as of before a crash: what was acknowledged of the one says nothing.
@@ -426,8 +453,10 @@ impl Consumer {
             decoded: self.decoded,
             pending: self.timeline.pending(until).most,
             newest: newest.valid(),
-            behind: (newest > until).then_some((newest, table)),
+            // A position is where WAL ended: what begins there came later.
+            behind: (newest >= until).then_some((newest, table)),
             doubtful: self.is_doubtful(),
+            shown: self.shown,
             heard: self.last_frame,
         })
     }

@@ -61,7 +61,7 @@ pub struct SourceLag {
     copied: Option<BTreeSet<SlotName>>,
     /// The slots whose copies are of use even where nothing is pending.
     kept: BTreeSet<SlotName>,
-    /// Every slot that was ever seen in this history.
+    /// Every slot that was ever seen on this system.
     lives: BTreeMap<SlotName, SlotLife>,
 }
 
@@ -144,8 +144,11 @@ impl SourceLag {
     /// The server says which history it is of. After a failover or a restore nothing that was known holds:
     /// every consumer starts anew, as unknown.
     pub fn identify(&mut self, history: History) {
-        if self.history.is_some_and(|known| known.contradicts(history)) {
+        if let Some(known) = self.history.filter(|known| known.contradicts(history)) {
             self.forget();
+            if known.system != history.system {
+                self.lives.clear();
+            }
         }
         let timeline = history.timeline.or(self.history.and_then(|known| known.timeline));
         self.history = Some(History { timeline, ..history });
@@ -159,7 +162,8 @@ impl SourceLag {
         self.wal = WalClock::default();
         self.poll = None;
         self.furthest = None;
-        self.lives.clear();
+        // A slot that is found on a promoted server may have been created there, behind what its consumer has.
+        self.lives.values_mut().for_each(SlotLife::gone);
     }
 
     /// A stream of a slot has started through the proxy, from this server, by this command where it was understood. It

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::ident::SlotName;
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 use crate::wire::copy_both::{Keepalive, StatusUpdate, XLogData};
@@ -44,13 +45,14 @@ struct Bench {
     lag: SourceLag,
     start: Instant,
     stream: Attachment,
+    history: History,
 }
 
 impl Bench {
     fn new() -> Bench {
         let mut lag = SourceLag::new("main", Observe::Proxy, STALE);
         let stream = lag.attach("s".parse().unwrap(), SlotKind::Logical, "here", None);
-        Bench { lag, start: Instant::now(), stream }
+        Bench { lag, start: Instant::now(), stream, history: History { system: 1, timeline: Some(1) } }
     }
 
     fn time(&self, second: u64) -> Instant {
@@ -65,7 +67,7 @@ impl Bench {
         let poll = SourcePoll {
             server: "here".into(),
             database: "app".into(),
-            history: History { system: 1, timeline: Some(1) },
+            history: self.history,
             in_recovery: false,
             flushed: Lsn(flushed),
             server_time: at(1000 + second as i64),
@@ -194,6 +196,45 @@ fn a_new_stream_takes_over_and_the_old_one_is_not_heard_any_more() {
     bench.stream = second;
     bench.transaction(3, 200);
     assert_eq!(bench.report(3).lag.transactions, Some(1), "a commit that is repeated counts once");
+}
+
+#[test]
+fn a_slot_that_is_found_on_a_promoted_server_may_be_another() {
+    let mut bench = Bench::new();
+    let slot: SlotName = "s".parse().unwrap();
+    bench.poll(0, 100);
+    bench.poll(1, 100);
+    assert!(!bench.lag.life(&slot).unwrap().renewed);
+    bench.history = History { system: 1, timeline: Some(2) };
+    bench.poll(2, 120);
+    assert!(bench.lag.life(&slot).unwrap().renewed);
+    bench.history = History { system: 2, timeline: Some(1) };
+    bench.poll(3, 120);
+    assert!(!bench.lag.life(&slot).unwrap().renewed, "of another system nothing was seen before");
+}
+
+#[test]
+fn a_stream_is_shown_to_be_of_the_slot_by_a_look_that_is_begun_after_it() {
+    let mut bench = Bench::new();
+    let shown = |bench: &Bench| bench.lag.followed(&"s".parse().unwrap(), Lsn(100)).unwrap().shown;
+    bench.poll(0, 100);
+    assert!(!shown(&bench), "nobody knows whose it is");
+    bench.lag.stream(&bench.stream).unwrap().served_by(Some(7));
+    bench.keepalive(2, 100);
+    bench.poll(1, 100);
+    assert!(!shown(&bench), "the look was begun before the stream was heard");
+    bench.poll(3, 100);
+    assert!(shown(&bench));
+    bench.look(4, 100, SlotRow { active_pid: Some(8), ..row() });
+    assert!(!shown(&bench), "another process holds the slot");
+}
+
+#[test]
+fn a_commit_that_begins_where_the_fence_is_lies_behind_it() {
+    let mut bench = Bench::new();
+    bench.transaction(1, 200);
+    let behind = |until| bench.lag.followed(&"s".parse().unwrap(), Lsn(until)).unwrap().behind.is_some();
+    assert_eq!((behind(200), behind(208)), (true, false));
 }
 
 #[test]

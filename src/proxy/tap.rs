@@ -47,6 +47,8 @@ struct Session {
     server: Box<str>,
     /// The client is in, and the ReadyForQuery that ends the start-up is still to come.
     greeting: bool,
+    /// The process that serves the session, once the server has told.
+    process: Option<i32>,
     metrics: StreamMetrics,
     /// What the client has asked for and the server has not finished answering.
     asked: VecDeque<Asked>,
@@ -111,6 +113,7 @@ impl Tap {
                 listed: None,
                 server: server.to_string().into(),
                 greeting: false,
+                process: None,
                 asked: VecDeque::new(),
                 status: None,
                 streaming: Streaming::No,
@@ -282,6 +285,10 @@ impl Session {
                 }
             }
             (b'R', _) => self.greeting = true,
+            (b'K', _) if self.greeting => {
+                let process = frame.whole().ok().and_then(|body| body.first_chunk());
+                self.process = process.map(|process| i32::from_be_bytes(*process));
+            }
             (b'Z', _) if self.greeting => self.greeting = false,
             (b'Z', _) => self.answered(),
             _ => {}
@@ -333,7 +340,14 @@ impl Session {
         self.acknowledged = None;
         // What was asked before is no question to this stream.
         self.proven = slot.as_ref().map_or(0, |slot| self.source.proofs_asked(slot));
-        let stream = slot.map(|slot| self.source.lag().attach(slot, kind, &self.server, start.as_ref().ok().cloned()));
+        let stream = slot.map(|slot| {
+            let mut lag = self.source.lag();
+            let stream = lag.attach(slot, kind, &self.server, start.as_ref().ok().cloned());
+            if let Some(consumer) = lag.stream(&stream) {
+                consumer.served_by(self.process);
+            }
+            stream
+        });
         let fault = fault.or(stream.is_none().then_some(Untapped::Command));
         self.streaming = stream.map_or(Streaming::Unfollowed(None), Streaming::Followed);
         if let Some(fault) = fault {

@@ -17,7 +17,7 @@ use super::error::{ConnectError, Failure};
 use super::replication::{Progress, Walsender, own_slot_name, publication_names};
 use super::watched::Source;
 use crate::ident::SlotName;
-use crate::lag::{Attachment, Consumer, SlotKind};
+use crate::lag::{Attachment, Consumer, History, SlotKind};
 use crate::lsn::Lsn;
 use crate::wire::backend::ErrorFields;
 use crate::wire::command::{Mode, StartReplication};
@@ -56,6 +56,8 @@ enum CopyError {
     NoPublication,
     #[error("{COUNTED_ON}")]
     CountedOn,
+    #[error("the server has become {0}")]
+    Elsewhere(History),
 }
 
 impl CopyError {
@@ -216,6 +218,12 @@ async fn follow_copy(
         // The host that is looked at: positions of another say nothing about it.
         let host = source.chosen().ok_or(Failure::SessionAttrs("not known yet"))?;
         let mut session = source.connector().replication_at(&host, Walsender::Database).await?;
+        let identity = session.identify_system().await?;
+        let history = History { system: identity.system_identifier, timeline: Some(identity.timeline) };
+        // Another server may have taken the place of the one that is looked at, under its name.
+        if source.lag().history().is_some_and(|watched| watched.contradicts(history)) {
+            return Err(CopyError::Elsewhere(history));
+        }
         let (options, assumed) = match command {
             Some(command) => (options_of(command), false),
             None if !named.is_empty() => (guess(named)?, false),
