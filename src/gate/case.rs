@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Verdict;
 use super::check::{Check, Status};
-use super::evidence::{Evidence, Piece};
+use super::evidence::{Activity, Evidence, Piece};
 use super::fence::Fence;
 use super::settling::Settling;
 use super::terms::{Phase, Terms};
@@ -92,6 +92,21 @@ impl<'a> Case<'a> {
         let open = |check: &&Check| !matches!(check.status, Status::Pass | Status::Skip);
         let mut open = verdict.checks.iter().filter(open).map(|check| check.id);
         self.terms.data && open.next() == Some("data") && open.next().is_none()
+    }
+
+    /// Who is at work on the server whose positions the verdict speaks of.
+    ///
+    /// # Errors
+    /// If that is not known, or was seen of another server: each is asked on a connection of its own, and what is behind a
+    /// name may be exchanged between.
+    pub(super) fn activity(&self) -> Result<&'a Activity, String> {
+        let activity = self.fresh(&self.evidence.source.activity)?;
+        let standing = self.fresh(&self.evidence.source.standing)?.history;
+        match activity.history {
+            Some(history) if !history.contradicts(standing) => Ok(activity),
+            Some(history) => Err(format!("who is at work was seen of {history}, and WAL positions of {standing}")),
+            None => Err("of which server it was seen who is at work is not known".into()),
+        }
     }
 
     /// What a pass means, for a person.

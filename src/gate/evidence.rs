@@ -187,6 +187,10 @@ pub struct Activity {
     pub next_xid: u64,
     /// Whether no transaction id of any database is in progress (`pg_snapshot_xmin` is `pg_snapshot_xmax`).
     pub quiet: bool,
+    /// Which history the server was of that was asked.
+    pub history: Option<History>,
+    /// How far WAL was written then; everything that had been committed lies below. Unknown on a standby.
+    pub inserted: Option<Lsn>,
     /// Client sessions of this database, but for walgate's own and the walsenders, as `pid application_name`.
     pub clients: Vec<String>,
     /// The oldest transaction that is open here, and how old.

@@ -158,8 +158,8 @@ impl Fence {
     }
 }
 
-/// Whether everything below the insert position is flushed.
-fn is_flushed(inserted: Lsn, flushed: Lsn) -> bool {
+/// Whether everything below the insert position is flushed (or decoded: what is read last ends where the flushed WAL does).
+pub(super) fn is_flushed(inserted: Lsn, flushed: Lsn) -> bool {
     let header = flushed.0.is_multiple_of(PAGE) && inserted.bytes_since(flushed) <= PAGE_HEADER;
     flushed >= inserted || header
 }

@@ -116,6 +116,7 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
         newest: Some(Lsn(0xf00)),
         behind: None,
         doubtful: false,
+        shown: true,
         heard: Some(at),
     };
     let life = SlotLife::new(&row, Lsn(0x800));
@@ -131,7 +132,13 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
     };
     let standing = |in_recovery, slots| Standing { history: BLUE, in_recovery, flushed: Lsn(0x1010), slots };
     let summary = SlotSummary { active: true, retained: Some(10) };
-    let activity = Activity { next_xid: 100, quiet: true, ..Activity::default() };
+    let activity = Activity {
+        next_xid: 100,
+        quiet: true,
+        inserted: Some(Lsn(0x1010)),
+        history: Some(BLUE),
+        ..Activity::default()
+    };
     let settings = Settings {
         major: 17,
         wal_level: "logical".into(),

@@ -2,8 +2,8 @@
 
 use super::{Finds, Outcome, Rule, Status, first_of};
 use crate::gate::case::Case;
-use crate::gate::evidence::{SlotEvidence, Subscription};
-use crate::gate::fence::{Fence, Stray, listed};
+use crate::gate::evidence::{ConsumerSide, SlotEvidence, Subscription};
+use crate::gate::fence::{Fence, Stray, is_flushed, listed};
 use crate::gate::sequence::{Standing, compare};
 use crate::gate::terms::{Kind, Phase};
 use crate::ident::SlotName;
@@ -80,7 +80,7 @@ fn fence(case: &Case<'_>) -> Outcome {
 const SET_AGAIN: &str = "stop writes on the source that is in use now, and set the fence again";
 
 fn writers(case: &Case<'_>) -> Outcome {
-    let activity = case.fresh(&case.evidence.source.activity)?;
+    let activity = case.activity()?;
     let mut at_work = activity.writers.clone();
     at_work.extend(activity.ddl.iter().filter(|ddl| !activity.writers.iter().any(|w| w.pid == ddl.pid)).cloned());
     if at_work.is_empty() {
@@ -127,7 +127,7 @@ fn consumer_caught_up(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome 
         );
         return Ok(Finds::unknown(observed).with_fix("verify the data, and set the fence again"));
     }
-    let stream = case.fresh(&consumer.stream).ok();
+    let stream = stream_of(case, consumer).ok();
     if let Some(stream) = stream.filter(|stream| is_proof(stream, target)) {
         return Ok(Finds::pass(format!("{slot} has acknowledged every commit of {} decoded bytes", stream.decoded)));
     }
@@ -143,6 +143,13 @@ fn consumer_caught_up(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome 
         Some(stream) if stream.decoded < target => return Ok(to_decode(slot, stream.decoded, target)),
         _ => format!("{slot} has confirmed {acked}, which is {} before {target}", size(target.bytes_since(acked))),
     }))
+}
+
+/// What a consumer's stream has shown, if it is of the slot that was looked at.
+fn stream_of<'a>(case: &Case<'a>, consumer: &'a ConsumerSide) -> Result<&'a Followed, String> {
+    let stream = case.fresh(&consumer.stream)?;
+    let why = "the last look at the source does not show yet whose stream it is";
+    if stream.shown { Ok(stream) } else { Err(why.to_owned()) }
 }
 
 /// Whether it is the slot of before the fence: it was seen by then, or keeps WAL of before. One that is created reserves
@@ -181,7 +188,7 @@ fn applied(case: &Case<'_>) -> Outcome {
 /// `None` if none was.
 fn against_last(case: &Case<'_>, slot: &SlotName, target: Lsn, compare: impl FnOnce(Option<Lsn>) -> Finds) -> Outcome {
     let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
-    let stream = case.fresh(&consumer.stream);
+    let stream = stream_of(case, consumer);
     let stream = stream.map_err(|why| format!("the last commit for {slot} is not known: {why}"))?;
     if stream.doubtful {
         return Err(format!("commits of {slot} may have been missed, so the last one is not known"));
@@ -274,29 +281,30 @@ fn stray_writes(case: &Case<'_>) -> Outcome {
             format!("{what} was written to at {}, after the fence at {}", stray.commit_lsn, fence.target_lsn);
         return Ok(Finds::fail(observed).with_fix("find who writes and stop it, then set the fence again"));
     }
-    let activity = case.fresh(&case.evidence.source.activity)?;
+    let activity = case.activity()?;
     if fence.quiet_until == Some(activity.next_xid) {
         return Ok(Finds::pass(format!("no transaction id was given since: {} is still the next", activity.next_xid)));
     }
-    let flushed = case.fresh(&case.evidence.source.standing)?.flushed;
+    // Not the flush position: a commit without synchronous_commit is flushed later.
+    let inserted = activity.inserted.ok_or("the source does not say how far its WAL is written")?;
     let each =
-        case.consumers().iter().map(|slot| nothing_published(case, slot, flushed).unwrap_or_else(Finds::unknown));
+        case.consumers().iter().map(|slot| nothing_published(case, slot, inserted).unwrap_or_else(Finds::unknown));
     Ok(Finds::worst(
         each,
-        Finds::pass(format!("transactions were committed since, and up to {flushed} none was published")),
+        Finds::pass(format!("transactions were committed since, and up to {inserted} none was published")),
     ))
 }
 
-/// Whether a stream shows that nothing was published up to where the source is.
-fn nothing_published(case: &Case<'_>, slot: &SlotName, flushed: Lsn) -> Outcome {
+/// Whether a stream shows that nothing was published up to where the source's WAL is written.
+fn nothing_published(case: &Case<'_>, slot: &SlotName, inserted: Lsn) -> Outcome {
     let fix = "set the fence again while the server is quiet, let the consumer connect through the proxy, or set observe = \
                \"slot\" for the source";
-    let stream = case.evidence.consumers.get(slot).map(|consumer| case.fresh(&consumer.stream));
+    let stream = case.evidence.consumers.get(slot).map(|consumer| stream_of(case, consumer));
     Ok(match stream {
         Some(Ok(stream)) if stream.doubtful => Finds::unknown(format!("commits of {slot} may have been missed")),
-        Some(Ok(stream)) if stream.decoded < flushed => Finds::wait(format!(
+        Some(Ok(stream)) if !is_flushed(inserted, stream.decoded) => Finds::wait(format!(
             "transactions were committed after the fence, and of {slot} {} are still to be decoded",
-            size(flushed.bytes_since(stream.decoded))
+            size(inserted.bytes_since(stream.decoded))
         )),
         Some(Ok(_)) => Finds::pass(""),
         Some(Err(why)) => Finds::unknown(format!(

@@ -112,7 +112,7 @@ fn old_source(case: &Case<'_>) -> Outcome {
     if case.terms.accept_stopped_source && case.fresh(&source.stopped) == Ok(&true) {
         return Ok(Finds::pass("nothing listens there, as accept_stopped_source allows"));
     }
-    let activity = case.fresh(&source.activity)?;
+    let activity = case.activity()?;
     if let Some(clients) = first_of(activity.clients.iter()) {
         let observed = format!("connected to the old source: {clients}");
         return Ok(Finds::wait(observed).with_fix("move these clients to the target"));

@@ -6,13 +6,16 @@ use serde::Deserialize;
 
 use super::{Unseen, piece, rows};
 use crate::gate::{Activity, Piece, Writer};
+use crate::lag::History;
+use crate::lsn::Lsn;
 use crate::source::error::ConnectError;
 use crate::source::sql::SqlSession;
 
 /// Three statements in this order, each of which sees what is there when it runs. A transaction that is prepared meanwhile
 /// is a prepared one before its backend lets go of it, so it is in the first or in the second. The snapshot is taken last:
 /// a transaction id that is held by nobody in the first two and is not below `xmax` was not committed when they ran, not
-/// even by one that has written its commit and waits for a synchronous standby, which no snapshot shows.
+/// even by one that has written its commit and waits for a synchronous standby, which no snapshot shows. What had ended
+/// before the first lies below the insert position, though nobody may have waited for its flush.
 ///
 /// Of locks those are looked at that forbid reading a table, and what builds indexes or rewrites tables without them.
 const ACTIVITY: &str = r"
@@ -28,6 +31,9 @@ const ACTIVITY: &str = r"
     FROM pg_prepared_xacts WHERE database = current_database();
     SELECT json_build_object('snapshot', json_build_object(
         'next', pg_snapshot_xmax(snapshot)::text::int8, 'quiet', pg_snapshot_xmin(snapshot) = pg_snapshot_xmax(snapshot),
+        'inserted', CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END,
+        'system', (SELECT system_identifier FROM pg_control_system()), 'timeline', CASE WHEN NOT pg_is_in_recovery()
+            THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int8 END,
         'sees', pg_has_role('pg_read_all_stats', 'USAGE')))
     FROM pg_current_snapshot() AS snapshot";
 
@@ -79,6 +85,9 @@ struct Prepared {
 struct Snapshot {
     next: u64,
     quiet: bool,
+    inserted: Option<Lsn>,
+    system: i64,
+    timeline: Option<u32>,
     sees: bool,
 }
 
@@ -114,7 +123,8 @@ async fn look(session: &SqlSession) -> Result<Activity, Unseen> {
     if !snapshot.sees {
         return Err(Unseen::Reason(format!("other roles' sessions are hidden; {GRANT_MONITOR}")));
     }
-    (seen.next_xid, seen.quiet) = (snapshot.next, snapshot.quiet);
+    (seen.next_xid, seen.quiet, seen.inserted) = (snapshot.next, snapshot.quiet, snapshot.inserted);
+    seen.history = Some(History { system: snapshot.system as u64, timeline: snapshot.timeline });
     Ok(seen)
 }
 
