@@ -28,6 +28,7 @@ use crate::gate::{
 use crate::ident::SlotName;
 use crate::lag::{ConsumerReport, Observe};
 use crate::lsn::Lsn;
+use crate::source::evidence::activity::Reach;
 use crate::source::evidence::replica::Replica;
 use crate::source::{self, ConnectError, Source, take_fence};
 use crate::time::PgTimestamp;
@@ -159,6 +160,7 @@ impl Keeper {
     /// A keeper of this gate, which is over this source.
     pub fn new(config: config::Gate, source: Arc<Source>) -> Keeper {
         let terms = config.terms.clone();
+        let reach = Reach::of(terms.kind);
         source.lag().keep_copies(terms.consumers.iter().cloned());
         let target = config.target.clone().map(|connector| {
             let stale_after = source.lag().stale_after();
@@ -169,14 +171,14 @@ impl Keeper {
                 lag.copy_only(reverse.consumers.iter().cloned());
                 lag.keep_copies(reverse.consumers.iter().cloned());
             }
-            Witness::new(Arc::new(target))
+            Witness::new(Arc::new(target), reach)
         });
         let replica = config.statz.clone().map(|statz| Replica::new(statz.url, statz.password));
         Keeper {
             terms: Arc::new(terms),
             config,
             receipt: Mutex::default(),
-            source: Witness::new(source),
+            source: Witness::new(source, reach),
             target,
             replica,
             replica_seen: Mutex::default(),
@@ -236,7 +238,9 @@ impl Keeper {
         }
         let source = side.source();
         let unreachable = |error| FenceError::Unreachable { name: source.name().to_owned(), error };
-        let taken = take_fence(&source.connector(), self.config.barrier).await.map_err(unreachable)?;
+        let taken = take_fence(&source.connector(), Reach::of(self.terms.kind), self.config.barrier)
+            .await
+            .map_err(unreachable)?;
         if let Some(watched) = source.lag().history().filter(|watched| watched.contradicts(taken.history)) {
             let why = format!("{} is {}, and what walgate watches was {watched}", source.name(), taken.history);
             return Err(FenceError::Elsewhere(why));

@@ -12,6 +12,7 @@ use crate::identity::Catalog;
 use crate::source::catalog::failed;
 use crate::source::dsn::Host;
 use crate::source::evidence;
+use crate::source::evidence::activity::Reach;
 use crate::source::evidence::timeline::{Timeline, timeline};
 use crate::source::replication::Walsender;
 use crate::source::sql::SqlSession;
@@ -24,6 +25,8 @@ const DEADLINE: Duration = Duration::from_secs(4);
 /// A server that is asked.
 pub(super) struct Witness {
     source: Arc<Source>,
+    /// Whose work counts.
+    reach: Reach,
     seen: Mutex<Seen>,
     session: tokio::sync::Mutex<Option<SqlSession>>,
 }
@@ -40,9 +43,9 @@ struct Seen {
 }
 
 impl Witness {
-    /// Of this server.
-    pub(super) fn new(source: Arc<Source>) -> Witness {
-        Witness { source, seen: Mutex::default(), session: tokio::sync::Mutex::default() }
+    /// Of this server, on which so much work counts.
+    pub(super) fn new(source: Arc<Source>, reach: Reach) -> Witness {
+        Witness { source, reach, seen: Mutex::default(), session: tokio::sync::Mutex::default() }
     }
 
     /// The server.
@@ -103,7 +106,9 @@ impl Witness {
                     let reached = Piece::Seen { value: false, at: begun, from: "the server" };
                     Box::new(|side| side.stopped = reached)
                 }
-                Part::Activity => taken(evidence::activity::activity(session).await?, |side| &mut side.activity),
+                Part::Activity => {
+                    taken(evidence::activity::activity(session, self.reach).await?, |side| &mut side.activity)
+                }
                 Part::Subscriptions => {
                     let seen = evidence::subscription::subscriptions(session).await?;
                     let seen = seen.map(|subscriptions| self.seen().with_baselines(subscriptions));

@@ -4,7 +4,7 @@ use tokio_postgres::types::PgLsn;
 
 use super::connect::Connector;
 use super::error::{ConnectError, Failure};
-use super::evidence::activity::activity;
+use super::evidence::activity::{Reach, activity};
 use super::evidence::ready;
 use super::look::failed;
 use super::sql::SqlSession;
@@ -40,11 +40,11 @@ struct Place {
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses a step.
-pub async fn take_fence(connector: &Connector, barrier: bool) -> Result<Taken, ConnectError> {
+pub async fn take_fence(connector: &Connector, reach: Reach, barrier: bool) -> Result<Taken, ConnectError> {
     let session = connector.sql().await?;
     ready(&session).await?;
     let at = PgTimestamp::now();
-    let before = at_work(&session).await?;
+    let before = at_work(&session, reach).await?;
     let first = place(&session).await?;
     if first.in_recovery {
         let Place { history, in_recovery, flushed, .. } = first;
@@ -63,12 +63,12 @@ pub async fn take_fence(connector: &Connector, barrier: bool) -> Result<Taken, C
         Barrier::Unwritten(first.inserted)
     };
     let Place { history, in_recovery, flushed, .. } = place(&session).await?;
-    let after = at_work(&session).await?;
+    let after = at_work(&session, reach).await?;
     Ok(Taken { before, barrier, flushed, after, history, in_recovery, at })
 }
 
-async fn at_work(session: &SqlSession) -> Result<Activity, ConnectError> {
-    match activity(session).await? {
+async fn at_work(session: &SqlSession, reach: Reach) -> Result<Activity, ConnectError> {
+    match activity(session, reach).await? {
         Piece::Seen { value, .. } => Ok(value),
         Piece::Unseen(problem) => Err(Failure::Protocol { during: "looking who writes", problem }.into()),
     }

@@ -3,7 +3,7 @@
 use std::thread;
 
 use walgate::gate::Activity;
-use walgate::source::evidence::activity::activity;
+use walgate::source::evidence::activity::{Reach, activity};
 use walgate::source::sql::SqlSession;
 
 use crate::scene::{Scene, dsn, seen, unseen, until};
@@ -17,7 +17,7 @@ fn writers(activity: &Activity) -> Vec<(&str, &str)> {
 }
 
 async fn look(session: &SqlSession) -> Activity {
-    seen(activity(session).await)
+    seen(activity(session, Reach::Database).await)
 }
 
 fn client(scene: &Scene, database: &str, name: &str) -> Sql {
@@ -156,7 +156,7 @@ async fn ddl_is_told_by_its_first_words() {
 async fn without_the_right_to_see_sessions_nothing_is_claimed() {
     for major in [14, 18] {
         let scene = Scene::start(major);
-        let why = unseen(activity(&scene.session("nobody", "postgres").await).await);
+        let why = unseen(activity(&scene.session("nobody", "postgres").await, Reach::Database).await);
         assert_eq!(
             why, "pg_stat_activity: other roles' sessions are hidden; GRANT pg_monitor TO walgate's role",
             "PostgreSQL {major}"

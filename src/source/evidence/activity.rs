@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::{Unseen, piece, rows};
-use crate::gate::{Activity, Piece, Writer};
+use crate::gate::{Activity, Kind, Piece, Writer};
 use crate::lag::History;
 use crate::lsn::Lsn;
 use crate::source::error::ConnectError;
@@ -25,10 +25,10 @@ const ACTIVITY: &str = r"
         'ours', usename = session_user AND application_name = current_setting('application_name'),
         'command', CASE WHEN pid IN (SELECT pid FROM ddl) THEN upper(substring(query FROM '^\s*(\w+(\s+\w+)?)')) END))
     FROM pg_stat_activity, (SELECT pg_backend_pid() AS own) AS session
-    WHERE datname = current_database() AND pid <> own;
+    WHERE datname = ANY ({databases}) AND pid <> own;
     SELECT json_build_object('prepared', json_build_object(
         'name', gid, 'user', owner, 'open', extract(epoch FROM clock_timestamp() - prepared)::float8))
-    FROM pg_prepared_xacts WHERE database = current_database();
+    FROM pg_prepared_xacts WHERE database = ANY ({databases});
     SELECT json_build_object('snapshot', json_build_object(
         'next', pg_snapshot_xmax(snapshot)::text::int8, 'quiet', pg_snapshot_xmin(snapshot) = pg_snapshot_xmax(snapshot),
         'inserted', CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END,
@@ -42,7 +42,7 @@ const DDL: &str = r"
     WITH ddl AS MATERIALIZED (
         SELECT lock.pid FROM pg_locks AS lock JOIN pg_database AS own ON own.oid = lock.database
              LEFT JOIN pg_class AS class ON class.oid = lock.relation
-        WHERE own.datname = current_database() AND lock.locktype = 'relation' AND lock.mode = 'AccessExclusiveLock'
+        WHERE own.datname = ANY ({databases}) AND lock.locktype = 'relation' AND lock.mode = 'AccessExclusiveLock'
           AND lock.relation >= 16384 AND class.relpersistence IS DISTINCT FROM 't'
         UNION SELECT pid FROM pg_stat_progress_create_index UNION SELECT pid FROM pg_stat_progress_cluster)";
 
@@ -91,22 +91,45 @@ struct Snapshot {
     sees: bool,
 }
 
-/// Who is at work on the database of the session. Its own transactions do not count, and those of autovacuum neither: they
+/// Whose work counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// That on the database of the session: what is done in others is not published there.
+    Database,
+    /// That on every database of the server: a physical standby has them all.
+    Cluster,
+}
+
+impl Reach {
+    /// How far a gate with a target of this kind reaches.
+    pub fn of(kind: Kind) -> Reach {
+        if kind == Kind::Standby { Reach::Cluster } else { Reach::Database }
+    }
+
+    fn databases(self) -> &'static str {
+        match self {
+            Reach::Database => "ARRAY[current_database()]",
+            Reach::Cluster => "ARRAY(SELECT datname FROM pg_database)",
+        }
+    }
+}
+
+/// Who is at work on the database of the session, or on the whole server. walgate's own transactions do not count, and those of autovacuum neither: they
 /// change nothing that is published.
 ///
 /// Needs `pg_monitor`: without it a session is seen, and that it writes, but neither what it is nor since when.
 ///
 /// # Errors
 /// If the session is lost.
-pub async fn activity(session: &SqlSession) -> Result<Piece<Activity>, ConnectError> {
+pub async fn activity(session: &SqlSession, reach: Reach) -> Result<Piece<Activity>, ConnectError> {
     let begun = Instant::now();
-    piece("pg_stat_activity", begun, look(session).await)
+    piece("pg_stat_activity", begun, look(session, reach).await)
 }
 
-async fn look(session: &SqlSession) -> Result<Activity, Unseen> {
+async fn look(session: &SqlSession, reach: Reach) -> Result<Activity, Unseen> {
     let mut seen = Activity::default();
     let mut snapshot = None;
-    for row in rows(session, &format!("{DDL}{ACTIVITY}")).await? {
+    for row in rows(session, &format!("{DDL}{ACTIVITY}").replace("{databases}", reach.databases())).await? {
         match row {
             Row::Session(session) => take(&mut seen, session),
             Row::Prepared(prepared) => {
