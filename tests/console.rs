@@ -17,7 +17,7 @@ use tokio_postgres::types::{PgLsn, Type};
 use walgate::scratch::{Server, Signal, find, free_port};
 
 /// Every command that answers with a table.
-const SHOWS: [&str; 8] = ["LAG", "SLOTS", "FINDINGS", "SESSIONS", "SOURCES", "CONFIG", "VERSION", "HELP"];
+const SHOWS: [&str; 9] = ["LAG", "SLOTS", "FINDINGS", "GATES", "SESSIONS", "SOURCES", "CONFIG", "VERSION", "HELP"];
 
 fn server() -> Server {
     postgres(18).start().expect("PostgreSQL starts")
@@ -79,7 +79,7 @@ fn what_is_not_known_is_an_error_with_a_hint_and_the_session_goes_on() {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("SHOW HELP"), "{error}");
     let sql = Sql::connect(&walgate.dsn("ops", "walgate"));
-    for (command, code) in [("SELECT 1", "42601"), ("SHOW GATES", "0A000"), ("BEGIN", "0A000")] {
+    for (command, code) in [("SELECT 1", "42601"), ("SHOW GATE", "42601"), ("BEGIN", "0A000")] {
         let error = sql.try_rows(command).expect_err("it is not known");
         assert_eq!(error.code().map(|code| code.code()), Some(code), "{command}");
     }

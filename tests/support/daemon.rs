@@ -1,7 +1,7 @@
 //! The real binary, started as a user would.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -47,7 +47,8 @@ impl Walgate {
         Walgate::start(upstream, &self.listen, arguments, self.http)
     }
 
-    /// Starts `walgate run -c` with a file of this text, in which `HTTP` stands for the address of the HTTP interface;
+    /// Starts `walgate run -c` with a file of this text, in which `HTTP` stands for the address of the HTTP interface, and
+    /// `ANYWHERE` for the same port at all of this machine's;
     /// `listen` is the address of the source that the other methods mean.
     #[track_caller]
     pub(crate) fn configured(text: &str, listen: &str) -> Walgate {
@@ -166,6 +167,11 @@ impl Walgate {
         })
     }
 
+    /// The file that it was configured by.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.directory.path().join("walgate.toml")
+    }
+
     fn try_get(&self, route: &str) -> Result<(u16, Value), ureq::Error> {
         let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30)));
         let agent: ureq::Agent = agent.http_status_as_error(false).build().into();
@@ -186,7 +192,7 @@ impl Drop for Walgate {
 }
 
 fn write(directory: &tempfile::TempDir, http: u16, text: &str) {
-    let text = text.replace("HTTP", &format!("127.0.0.1:{http}"));
+    let text = text.replace("HTTP", &format!("127.0.0.1:{http}")).replace("ANYWHERE", &format!("0.0.0.0:{http}"));
     fs::write(directory.path().join("walgate.toml"), text).expect("the file can be written");
 }
 

@@ -120,7 +120,7 @@ impl Which {
         let http = config.http.ok_or_else(|| usage(format!("{}: http.listen is off", file.display())))?;
         let scheme = if http.tls.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{}", reachable(http.listen));
-        // Its own certificate may be signed by nobody that is known here.
+        // It may have signed its certificate itself, or send its authority's along.
         let trusted = http.tls.as_ref().map(|tls| CertificateDer::pem_file_iter(tls.certificate()));
         let trusted = trusted.transpose().map_err(usage)?.into_iter().flatten().collect::<Result<_, _>>();
         Ok(Daemon { url, token: http.token, trusted: trusted.map_err(usage)? })

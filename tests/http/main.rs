@@ -1,6 +1,11 @@
-//! The HTTP interface of a running walgate, beside `/v1/lag` and `/metrics`, which the other tests ask.
+//! The HTTP interface of a running walgate, beside `/v1/lag` and `/metrics`, which the other tests ask; and the commands
+//! that ask it.
 
+mod command;
+mod document;
+mod gates;
 #[expect(dead_code, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::io::{BufRead as _, BufReader, Write as _};
