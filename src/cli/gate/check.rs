@@ -101,7 +101,11 @@ pub(super) fn wait(args: &Args) -> ExitCode {
         let reason = match asked {
             Ok((answer, report)) if is_over || matches!(&*report.state, "pass" | "fail") => {
                 clear(progress);
-                return args.finish(&answer, &report);
+                let status = args.finish(&answer, &report);
+                if !matches!(&*report.state, "pass" | "fail") {
+                    eprintln!("walgate: not within {}", humantime::format_duration(args.gate.timeout));
+                }
+                return status;
             }
             Ok((_, report)) => format!("{}: {}", report.state, report.reason),
             Err(failure @ Failure::Usage(_)) => {
@@ -171,15 +175,34 @@ pub(super) fn encoded(text: &str) -> String {
 
 /// One line on the terminal, over the one before.
 fn show(reason: &str, since: Duration, timeout: Duration) {
-    let line = in_comment(&format!("{} of {}  {reason}", age(since.as_secs_f64()), age(timeout.as_secs_f64())));
-    let width = terminal::size().map_or(80, |(columns, _)| usize::from(columns));
-    let line: String = line.chars().take(width.saturating_sub(1)).collect();
+    let width = terminal::size().map_or(0, |(columns, _)| columns);
     // It is only for who looks.
-    let _ = write!(io::stderr(), "\r\x1b[K{line}");
+    let _ = write!(io::stderr(), "\r\x1b[K{}", line(reason, since, timeout, width));
+}
+
+/// What fits into a line of a terminal; one that does not say how wide it is has 80 columns.
+fn line(reason: &str, since: Duration, timeout: Duration, columns: u16) -> String {
+    let columns = if columns == 0 { 80 } else { usize::from(columns) };
+    let whole =
+        in_comment(&format!("{} of {}  {reason}", age(since.as_secs_f64().floor()), age(timeout.as_secs_f64())));
+    whole.chars().take(columns - 1).collect()
 }
 
 fn clear(progress: bool) {
     if progress {
         let _ = write!(io::stderr(), "\r\x1b[K");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_fits_into_a_line_of_any_terminal() {
+        let shown =
+            |columns| line("wait: a has 3\nto go", Duration::from_millis(4_200), Duration::from_secs(60), columns);
+        assert_eq!(shown(0), "4 s of 60 s  wait: a has 3 to go");
+        assert_eq!((shown(8), shown(1)), ("4 s of ".to_owned(), String::new()));
     }
 }
