@@ -2,26 +2,25 @@
 //! differ, which may only have been under way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::pages::{Extent, Range};
 use super::plan::Leaves;
 use super::report::{KeyDifference, Kind, Ranges, RowDifferences, Sampled, State, TableReport};
-use super::session::{Extent, Range, Sessions, Trouble, Unreadable};
+use super::session::{Sessions, Trouble, Unreadable};
 use super::statement::{BUCKETS, Statements};
 use super::{Error, Meter, Options};
 
 /// Rows of differing ranges that are compared one by one.
 const NARROWED_ROWS: u64 = 200_000;
 
-/// Keys that are looked up in one statement.
+/// Keys that are looked up in one statement. Where more rows than this differ, they are not looked at again.
 const LOOKUP: usize = 1000;
 
-/// Rows that differ are looked at again if they are not more than this; the pause before.
-const AGAIN: (usize, Duration) = (LOOKUP, Duration::from_millis(500));
+/// The most that a sample has: its keys are held in memory.
+const SAMPLE_ROWS: u64 = 1_000_000;
 
 /// About what looking up a row reads: a page.
 const LOOKUP_BYTES: u64 = 8192;
@@ -62,37 +61,103 @@ impl Sums {
     }
 }
 
+/// What was seen of a table, which may not be the last word.
+#[derive(Debug)]
+pub(super) struct Seen {
+    pub(super) report: TableReport,
+    differences: RowDifferences,
+    /// The rows that differ, as far as they are known.
+    different: BTreeMap<Key, Kind>,
+    /// Whether those may become equal, and nothing else differs.
+    pub(super) is_open: bool,
+}
+
+impl From<TableReport> for Seen {
+    fn from(report: TableReport) -> Seen {
+        Seen { report, differences: RowDifferences::default(), different: BTreeMap::new(), is_open: false }
+    }
+}
+
 impl Comparison<'_> {
+    /// Looks at the table for the first time.
+    ///
     /// # Errors
     /// Where no other table can be compared either.
-    pub(super) async fn run(&self, estimated_rows: Option<u64>) -> Result<TableReport, Error> {
-        let plan = self.statements.plan;
-        let sampled = self.options.sample.and_then(|sample| match (sample.rows(estimated_rows), estimated_rows) {
-            (Some(rows), Some(all)) if rows >= all => None,
-            (rows, _) => Some(rows),
-        });
-        let report = match sampled {
-            None => self.whole().await,
-            Some(rows) => self.sample(rows, estimated_rows).await,
-        };
-        let mut report = match report {
-            Ok(report) => report,
-            Err(Trouble::Table(side, reason)) => {
-                TableReport::unseen(plan.table.clone(), State::Unknown, format!("on the {side}: {reason}"))
+    pub(super) async fn look(&self, estimated_rows: Option<u64>) -> Result<Seen, Error> {
+        let rows = self.options.sample.map(|sample| sample.rows(estimated_rows));
+        let seen = match rows {
+            Some(rows) if rows.zip(estimated_rows).is_none_or(|(rows, all)| rows < all) => {
+                self.sample(rows, estimated_rows).await
             }
-            Err(Trouble::All(error)) => return Err(error),
+            _ => self.whole().await,
         };
-        report.notes.extend(plan.notes.iter().cloned());
-        report.columns = plan.differences.clone();
-        if !report.columns.is_empty() {
-            let rows = report.reason.map(|reason| format!("; {reason}")).unwrap_or_default();
-            report.reason = Some(format!("the columns differ{rows}"));
-            report.state = State::Different;
+        match seen {
+            Ok(seen) => Ok(seen),
+            Err(Trouble::Table(side, reason)) => Ok(self.unseen(format!("on the {side}: {reason}"))),
+            Err(Trouble::All(error)) => Err(error),
         }
-        Ok(report)
     }
 
-    async fn whole(&self) -> Result<TableReport, Trouble> {
+    /// Looks again at the rows that differ.
+    ///
+    /// # Errors
+    /// Where no other table can be compared either.
+    pub(super) async fn look_again(&self, seen: &mut Seen) -> Result<(), Error> {
+        let keys: Vec<Key> = seen.different.keys().cloned().collect();
+        match self.look_up(&keys).await {
+            Ok((source, target)) => {
+                seen.different = differing(&source, &target);
+                // A key may be found in other spellings of it, which were not asked for.
+                seen.different.retain(|key, _| keys.binary_search(key).is_ok());
+                seen.report.settled += (keys.len() - seen.different.len()) as u64;
+                seen.is_open = !seen.different.is_empty();
+            }
+            // What was seen to differ does not become unknown by that.
+            Err(Trouble::Table(..)) => seen.is_open = false,
+            Err(Trouble::All(error)) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Says what it comes to.
+    pub(super) fn conclude(&self, seen: Seen) -> TableReport {
+        let Seen { mut report, mut differences, different, .. } = seen;
+        let plan = self.statements.plan;
+        for (key, kind) in different {
+            match kind {
+                Kind::Missing => differences.missing += 1,
+                Kind::Extra => differences.extra += 1,
+                Kind::Changed => differences.changed += 1,
+            }
+            if differences.keys.len() < self.options.keys {
+                let key = plan.key.iter().map(|part| part.name.clone()).zip(key).collect();
+                differences.keys.push(KeyDifference { key, kind });
+            }
+        }
+        if differences.known() > 0 || differences.not_narrowed > 0 {
+            report.state = State::Different;
+            let rows = if report.sample.is_some() { "rows of the sample differ" } else { "the rows differ" };
+            let more = report.reason.map(|more| format!("; {more}")).unwrap_or_default();
+            report.reason = Some(format!("{rows}{more}"));
+            report.rows = Some(differences);
+        } else if differences.ranges.different > 0 {
+            report.notes.push("changes were under way: rows were counted at different moments".to_owned());
+        }
+        if !plan.differences.is_empty() {
+            report.state = State::Different;
+            let rows = report.reason.map(|rows| format!("; {rows}")).unwrap_or_default();
+            report.reason = Some(format!("the columns differ{rows}"));
+            report.columns = plan.differences.clone();
+        }
+        report.notes.extend(plan.notes.iter().cloned());
+        report
+    }
+
+    fn unseen(&self, reason: impl Into<String>) -> Seen {
+        TableReport::unseen(self.statements.plan.table.clone(), State::Unknown, reason).into()
+    }
+
+    async fn whole(&self) -> Result<Seen, Trouble> {
         let plan = self.statements.plan;
         let (source, target) =
             tokio::try_join!(self.digest(self.source, &plan.source), self.digest(self.target, &plan.target))?;
@@ -100,123 +165,78 @@ impl Comparison<'_> {
         let mut report = TableReport::new(plan.table.clone(), State::Equal);
         (report.source_rows, report.target_rows) = (rows(&source), rows(&target));
         if source == target {
-            return Ok(report);
+            return Ok(report.into());
         }
-        report.state = State::Different;
         if plan.key.is_empty() {
+            report.state = State::Different;
             report.reason = Some("the rows differ; there is no key to name them by".to_owned());
-            return Ok(report);
+            return Ok(report.into());
         }
-        let mut buckets: Vec<(i64, Sums, Sums)> = Vec::new();
+        let mut buckets: Vec<(i64, u64)> = Vec::new();
         for bucket in source.keys().chain(target.keys()).collect::<BTreeSet<_>>() {
-            let of = |digest: &Digest| digest.get(bucket).copied().unwrap_or_default();
-            if of(&source) != of(&target) {
-                buckets.push((*bucket, of(&source), of(&target)));
+            let (source, target) = (source.get(bucket), target.get(bucket));
+            if source != target {
+                buckets.push((*bucket, source.into_iter().chain(target).map(|sums| sums.rows).sum()));
             }
         }
         // Small ones first: they show the most.
-        buckets.sort_by_key(|(_, source, target)| source.rows + target.rows);
+        buckets.sort_by_key(|(_, rows)| *rows);
         let mut size = 0;
-        let narrowed = buckets.iter().take_while(|(_, source, target)| {
+        let narrowed = buckets.iter().take_while(|(_, rows)| {
             let is_first = size == 0;
-            size += source.rows + target.rows;
+            size += rows;
             is_first || size <= NARROWED_ROWS
         });
-        let narrowed: Vec<i64> = narrowed.map(|(bucket, ..)| *bucket).collect();
-        let (source, target) = tokio::try_join!(
+        let narrowed: Vec<i64> = narrowed.map(|(bucket, _)| *bucket).collect();
+        let mut seen = Seen::from(report);
+        seen.differences.ranges = Ranges { all: BUCKETS.into(), different: buckets.len() as u64 };
+        let rows = tokio::try_join!(
             self.rows(self.source, &plan.source, &narrowed),
             self.rows(self.target, &plan.target, &narrowed)
-        )?;
-        let left = buckets.split_off(narrowed.len());
-        let mut differences = RowDifferences {
-            ranges: Ranges { all: BUCKETS.into(), different: (narrowed.len() + left.len()) as u64 },
-            not_narrowed: left.len() as u64,
-            ..RowDifferences::default()
-        };
-        report.settled = self.judge(&mut differences, source, target, left.is_empty()).await?;
-        if differences.known() == 0 && left.is_empty() {
-            report.state = State::Equal;
-            report.notes.push("changes were under way: the rows were counted at different moments".to_owned());
-        } else {
-            report.reason = Some("the rows differ".to_owned());
-            report.rows = Some(differences);
+        );
+        match rows {
+            Ok((source, target)) => {
+                seen.differences.not_narrowed = (buckets.len() - narrowed.len()) as u64;
+                seen.different = differing(&source, &target);
+                seen.is_open = seen.differences.not_narrowed == 0 && (1..=LOOKUP).contains(&seen.different.len());
+            }
+            // What was seen to differ does not become unknown by that.
+            Err(Trouble::Table(side, reason)) => {
+                seen.differences.not_narrowed = buckets.len() as u64;
+                seen.report.reason = Some(format!("which ones is not known: on the {side}: {reason}"));
+            }
+            Err(trouble) => return Err(trouble),
         }
-        Ok(report)
+        Ok(seen)
     }
 
     /// Looks up rows of some pages of each side on both.
-    async fn sample(&self, rows: Option<u64>, estimated: Option<u64>) -> Result<TableReport, Trouble> {
+    async fn sample(&self, rows: Option<u64>, estimated: Option<u64>) -> Result<Seen, Trouble> {
         let plan = self.statements.plan;
-        let unseen = |reason| Ok(TableReport::unseen(plan.table.clone(), State::Unknown, reason));
         if plan.key.is_empty() {
-            return unseen("there is no key to find the rows of a sample by; verify it without --sample");
+            return Ok(self.unseen("there is no key to find the rows of a sample by; verify it without --sample"));
         }
         if !plan.source.key_is_indexed || !plan.target.key_is_indexed {
-            return unseen(
+            return Ok(self.unseen(
                 "an index to find the rows of a sample by is missing on one side; verify it without --sample",
-            );
+            ));
         }
         let Some(rows) = rows else {
-            return unseen("how many rows there are is not known; run ANALYZE on it, or sample a number of rows");
+            let reason = "how many rows there are is not known; run ANALYZE on it, or sample a number of rows";
+            return Ok(self.unseen(reason));
         };
-        let extent = Extent::Some { rows: rows.div_ceil(2), seed: self.options.seed };
+        let extent = Extent::Some { rows: rows.min(SAMPLE_ROWS).div_ceil(2), seed: self.options.seed };
         let (source, target) = tokio::try_join!(
             self.keys(self.source, &plan.source, extent),
             self.keys(self.target, &plan.target, extent)
         )?;
         let keys: Vec<Key> = source.into_iter().chain(target).collect::<BTreeSet<_>>().into_iter().collect();
         let (source, target) = self.look_up(&keys).await?;
-        let mut differences = RowDifferences::default();
-        let mut report = TableReport::new(plan.table.clone(), State::Sampled);
-        report.settled = self.judge(&mut differences, source, target, true).await?;
-        report.sample = Some(Sampled { rows: keys.len() as u64, of_about: estimated });
-        if differences.known() > 0 {
-            report.state = State::Different;
-            report.reason = Some("rows of the sample differ".to_owned());
-            report.rows = Some(differences);
-        }
-        Ok(report)
-    }
-
-    /// Names what differs, once it has been given the time to settle; says how many rows have.
-    async fn judge(
-        &self,
-        differences: &mut RowDifferences,
-        source: Rows,
-        target: Rows,
-        is_all: bool,
-    ) -> Result<u64, Trouble> {
-        let mut different = differing(&source, &target);
-        let first = different.len();
-        let until = Instant::now() + self.options.settle;
-        if is_all && first <= AGAIN.0 {
-            while !different.is_empty() && Instant::now() < until {
-                sleep(AGAIN.1.min(self.options.settle)).await;
-                let keys: Vec<Key> = different.keys().cloned().collect();
-                let (source, target) = match self.look_up(&keys).await {
-                    Ok(rows) => rows,
-                    // What was seen to differ does not become unknown by that.
-                    Err(Trouble::Table(..)) => break,
-                    Err(trouble) => return Err(trouble),
-                };
-                different = differing(&source, &target);
-                // A key may be found in other spellings of it, which were not asked for.
-                different.retain(|key, _| keys.binary_search(key).is_ok());
-            }
-        }
-        let names: Vec<Box<str>> = self.statements.plan.key.iter().map(|part| part.name.clone()).collect();
-        for (key, kind) in &different {
-            match kind {
-                Kind::Missing => differences.missing += 1,
-                Kind::Extra => differences.extra += 1,
-                Kind::Changed => differences.changed += 1,
-            }
-            if differences.keys.len() < self.options.keys {
-                let key = names.iter().cloned().zip(key.iter().cloned()).collect();
-                differences.keys.push(KeyDifference { key, kind: *kind });
-            }
-        }
-        Ok((first - different.len()) as u64)
+        let mut seen = Seen::from(TableReport::new(plan.table.clone(), State::Sampled));
+        seen.report.sample = Some(Sampled { rows: keys.len() as u64, of_about: estimated });
+        seen.different = differing(&source, &target);
+        seen.is_open = (1..=LOOKUP).contains(&seen.different.len());
+        Ok(seen)
     }
 
     async fn digest(&self, side: &Sessions, leaves: &Leaves) -> Result<Digest, Trouble> {

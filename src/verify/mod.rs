@@ -9,6 +9,7 @@
 //! [`Options::settle`] has passed. For proof, stop the writers first.
 
 mod compare;
+mod pages;
 mod plan;
 mod report;
 mod scope;
@@ -27,6 +28,7 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 
 use compare::Comparison;
@@ -200,6 +202,9 @@ impl Error {
     }
 }
 
+/// Between two looks at rows that differ.
+const AGAIN: Duration = Duration::from_millis(500);
+
 /// Compares the databases, and tells how far it is each time that changes. Needs to run within a tokio runtime.
 ///
 /// # Errors
@@ -246,19 +251,37 @@ pub async fn run(
     let estimate = |plan: &Plan| of_source.of(&plan.source).bytes + of_target.of(&plan.target).bytes;
     let sampled = options.sample.is_some();
     let meter = Meter::new(progress, plans.len(), if sampled { 0 } else { planned().map(estimate).sum() });
-    let mut tables = Vec::new();
+    let comparison = |plan| {
+        let statements = Statements { plan, seeds, encoding };
+        Comparison { source: &source, target: &target, statements, options, meter: &meter }
+    };
+    let mut seen = Vec::new();
     for (name, planned) in &plans {
-        tables.push(match planned {
+        seen.push(match planned {
             Ok(plan) => {
                 meter.table(name, if sampled { 0 } else { estimate(plan) });
-                let statements = Statements { plan, seeds, encoding };
-                let comparison = Comparison { source: &source, target: &target, statements, options, meter: &meter };
-                comparison.run(of_source.of(&plan.source).rows).await?
+                (Some(comparison(plan)), comparison(plan).look(of_source.of(&plan.source).rows).await?)
             }
-            Err(report) => TableReport::clone(report),
+            Err(report) => (None, TableReport::clone(report).into()),
         });
         meter.table_done();
     }
+    let until = Instant::now() + options.settle;
+    while seen.iter().any(|(_, seen)| seen.is_open) && Instant::now() < until {
+        sleep(AGAIN.min(options.settle)).await;
+        for (comparison, seen) in &mut seen {
+            if let Some(comparison) = comparison.filter(|_| seen.is_open) {
+                comparison.look_again(seen).await?;
+            }
+        }
+    }
+    let tables: Vec<TableReport> = seen
+        .into_iter()
+        .map(|(comparison, seen)| match comparison {
+            Some(comparison) => comparison.conclude(seen),
+            None => seen.report,
+        })
+        .collect();
     let seed = options.sample.map(|_| options.seed);
     Ok(Report { outcome: Outcome::of(&tables), began_at, ended_at: PgTimestamp::now(), seed, tables })
 }

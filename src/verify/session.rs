@@ -16,20 +16,14 @@ use tokio_postgres::Row;
 use tokio_postgres::error::{Severity, SqlState};
 use tokio_postgres::types::ToSql;
 
+use super::pages::{self, Extent, Range, Size};
 use super::plan::Leaf;
 use super::report::Side;
 use super::{Error, Meter, Options};
-use crate::ident::TableName;
 use crate::identity::Catalog;
 use crate::source::Connector;
 use crate::source::catalog::{self, failed};
 use crate::source::sql::SqlSession;
-
-/// What a piece reads, side tables included: well below a second's work.
-const PIECE_BYTES: u64 = 32 << 20;
-
-/// Pages that a sample takes at a time.
-const SAMPLE_PAGES: u64 = 16;
 
 /// Who waits for a lock that walgate holds up is waited for no longer than this.
 const LOOK_FOR_WAITERS: Duration = Duration::from_secs(1);
@@ -47,29 +41,6 @@ SELECT set_config(name, value, false) FROM (VALUES
     ('lock_timeout', '2s'), ('idle_in_transaction_session_timeout', '0'), ('transaction_timeout', '0'),
     ('max_parallel_workers_per_gather', '0'), ('jit', 'off'), ('enable_seqscan', 'off')) AS wanted (name, value)
 WHERE name IN (SELECT name FROM pg_settings)";
-
-/// Pages of a table.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Range<'a> {
-    pub(super) table: &'a TableName,
-    /// The first.
-    pub(super) from: u64,
-    /// The one behind the last; none to the end.
-    pub(super) until: Option<u64>,
-    /// About how much that is to read.
-    bytes: u64,
-}
-
-/// Which of the ranges of a table are read.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Extent {
-    All,
-    /// Some, chosen by a seed, that have about so many rows.
-    Some {
-        rows: u64,
-        seed: u64,
-    },
-}
 
 /// Adds a row to what was gathered.
 type Take<'a, T> = dyn Fn(&mut T, &Row) -> Result<(), Unreadable> + Sync + 'a;
@@ -230,42 +201,11 @@ impl Sessions {
         leaves: &'a [Leaf],
         extent: Extent,
     ) -> Result<VecDeque<Range<'a>>, Trouble> {
-        const SIZES: &str = "
-            SELECT oid, pg_relation_size(oid) / page, pg_table_size(oid), page,
-                   CASE WHEN relpages > 0 THEN (reltuples / relpages)::float8 END
-            FROM pg_class, (SELECT current_setting('block_size')::int8 AS page) AS setting WHERE oid = ANY($1)";
         let oids: Vec<u32> = leaves.iter().map(|leaf| leaf.oid.0).collect();
-        let rows = self.ask(leader, SIZES, &[&oids]).await?;
-        let mut sizes = Vec::new();
-        for row in &rows {
-            sizes.push(Size::read(row).map_err(|error| self.trouble(&error))?);
-        }
-        let mut ranges = VecDeque::new();
-        for leaf in leaves {
-            let Some(size) = sizes.iter().find(|size| size.oid == leaf.oid.0) else {
-                return Err(Trouble::Table(self.side, format!("{} is not what it was when this began", leaf.name)));
-            };
-            let bytes_per_page = size.bytes.checked_div(size.pages).unwrap_or(size.page).max(size.page).max(1);
-            let step = match extent {
-                Extent::All => (PIECE_BYTES / bytes_per_page).max(1),
-                Extent::Some { .. } => SAMPLE_PAGES,
-            };
-            // An empty table is read as well: that shows whether it may be.
-            let mut next = Some(0);
-            while let Some(from) = next {
-                next = Some(from + step).filter(|next| *next < size.pages);
-                let bytes = bytes_per_page.saturating_mul(next.unwrap_or(size.pages).saturating_sub(from));
-                ranges.push_back(Range { table: &leaf.name, from, until: next, bytes });
-            }
-        }
-        if let Extent::Some { rows, seed } = extent {
-            // Where statistics are lacking: about what 160 bytes a row come to.
-            let known: Vec<f64> = sizes.iter().filter_map(|size| size.rows_per_page).collect();
-            let rows_per_page = if known.is_empty() { 50.0 } else { known.iter().sum::<f64>() / known.len() as f64 };
-            let wanted = rows as f64 / (rows_per_page.max(1.0) * SAMPLE_PAGES as f64);
-            return Ok(chosen(ranges.into(), wanted.ceil() as usize, seed).into());
-        }
-        Ok(ranges)
+        let rows = self.ask(leader, Size::SQL, &[&oids]).await?;
+        let sizes: Result<Vec<Size>, _> = rows.iter().map(Size::read).collect();
+        pages::ranges(leaves, &sizes.map_err(|error| self.trouble(&error))?, extent)
+            .map_err(|leaf| Trouble::Table(self.side, format!("{} is not what it was when this began", leaf.name)))
     }
 
     /// Whoever wants to alter a table that is being read waits for that, and everybody behind him waits as well.
@@ -349,30 +289,6 @@ impl Pace {
     }
 }
 
-/// How large a table is.
-struct Size {
-    oid: u32,
-    pages: u64,
-    bytes: u64,
-    page: u64,
-    rows_per_page: Option<f64>,
-}
-
-impl Size {
-    fn read(row: &Row) -> Result<Size, tokio_postgres::Error> {
-        let number =
-            |place: usize| row.try_get::<_, Option<i64>>(place).map(|it| it.unwrap_or_default().unsigned_abs());
-        let rows_per_page: Option<f64> = row.try_get(4)?;
-        Ok(Size {
-            oid: row.try_get(0)?,
-            pages: number(1)?,
-            bytes: number(2)?,
-            page: number(3)?,
-            rows_per_page: rows_per_page.filter(|rows| *rows > 0.0),
-        })
-    }
-}
-
 /// Makes a session see everything as text in one way.
 async fn prepare(session: &SqlSession, range_timeout: Duration) -> Result<(Identity, String), tokio_postgres::Error> {
     session.batch_execute("SELECT pg_catalog.set_config('search_path', '', false)").await?;
@@ -392,46 +308,4 @@ pub(super) async fn identity(session: &SqlSession) -> Result<Identity, tokio_pos
         FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()";
     let row = session.query_one(IDENTITY, &[]).await?;
     Ok((row.try_get(0)?, row.try_get(1)?))
-}
-
-/// So many of these, in their order.
-fn chosen<T>(all: Vec<T>, wanted: usize, seed: u64) -> Vec<T> {
-    let mut left = all.len();
-    let mut wanted = wanted.clamp(1, left.max(1));
-    let mut random = seed;
-    let mut chosen = Vec::new();
-    // Each is taken with the odds that what is wanted has among what is left (Knuth's selection sampling).
-    for it in all {
-        random = random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        if mixed(random) % (left as u64) < wanted as u64 {
-            wanted -= 1;
-            chosen.push(it);
-        }
-        left -= 1;
-    }
-    chosen
-}
-
-/// The output function of splitmix64.
-pub(super) fn mixed(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sample_has_as_many_ranges_as_are_wanted_and_the_same_by_the_same_seed() {
-        for (all, wanted, is) in [(1000, 10, 10), (5, 10, 5), (0, 3, 0), (3, 0, 1)] {
-            for seed in 0..50 {
-                let taken = chosen((0..all).collect(), wanted, seed);
-                assert_eq!((taken.len(), taken.is_sorted()), (is, true));
-                assert_eq!(taken, chosen((0..all).collect(), wanted, seed));
-            }
-        }
-        assert_ne!(chosen((0..1000).collect(), 10, 1), chosen((0..1000).collect::<Vec<i32>>(), 10, 2));
-    }
 }

@@ -12,8 +12,8 @@
 
 use std::fmt::Write as _;
 
+use super::pages::Range;
 use super::plan::{Expression, Plan};
-use super::session::Range;
 use crate::ident::{Identifier, TableName};
 
 /// Ranges of keys, by hash. So many that one holds few enough rows to be compared one by one, and so few that the sums of

@@ -41,7 +41,7 @@ fn a_sample_is_never_equal_and_finds_what_it_looks_at() {
 
     // In both directions.
     pair.to.run("UPDATE t SET v = '' WHERE id <= 50000; DELETE FROM t WHERE id > 50000; INSERT INTO t SELECT -n, '' FROM generate_series(1, 50000) n");
-    let told = pair.verify(&["--sample", "2000", "--table", "public.t"]);
+    let told = pair.verify(&["--sample", "10000", "--table", "public.t"]);
     assert_eq!(told.status, Some(1), "{told:?}");
     let rows = &told.table("public.t")["rows"];
     for kind in ["missing", "extra", "changed"] {

@@ -50,7 +50,7 @@ pub(super) struct Args {
     /// Compare this table only, as SQL writes it: public.orders, public."Order"; give it again for more
     #[arg(long, value_name = "TABLE")]
     table: Vec<String>,
-    /// Look at about this many rows of each table, or this part: 100000, 5%
+    /// Look at about this many rows of each table, or this part, at most a million: 100000, 5%
     #[arg(long, value_name = "ROWS|PERCENT")]
     sample: Option<Sample>,
     /// What the sample is chosen by: the same over the same rows gives the same sample [default: another each time]
