@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::gate::DataEvidence;
 use crate::ident::TableName;
@@ -153,6 +153,7 @@ pub struct Ranges {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyDifference {
     /// The columns of the key with their values, as text.
+    #[serde(serialize_with = "as_object")]
     pub key: Vec<(Box<str>, Box<str>)>,
     /// How it differs.
     pub kind: Kind,
@@ -168,6 +169,10 @@ pub enum Kind {
     Extra,
     /// Its values differ, or how often it is there.
     Changed,
+}
+
+fn as_object<S: Serializer>(key: &[(Box<str>, Box<str>)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(key.iter().map(|(column, value)| (column, value)))
 }
 
 impl fmt::Display for KeyDifference {

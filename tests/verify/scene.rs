@@ -93,9 +93,9 @@ impl Outcome {
         let table = self.table(name);
         let keys = table["rows"]["keys"].as_array().unwrap_or_else(|| panic!("no keys in {table}"));
         let text = |value: &Value| value.as_str().expect("it is a text").to_owned();
-        let part = |part: &Value| format!("{}={}", text(&part[0]), text(&part[1]));
+        let part = |(column, value): (&String, &Value)| format!("{column}={}", text(value));
         let shown = keys.iter().map(|key| {
-            let parts = key["key"].as_array().expect("a key has columns").iter().map(part);
+            let parts = key["key"].as_object().expect("a key has columns").iter().map(part);
             format!("{} {}", text(&key["kind"]), parts.collect::<Vec<_>>().join(","))
         });
         shown.collect()

@@ -363,7 +363,8 @@ impl Bar {
         if drawn.elapsed() >= Bar::INTERVAL {
             *drawn = Instant::now();
             // Cleared to the end of the line, and no wider than it.
-            let width = ratatui::crossterm::terminal::size().map_or(80, |(columns, _)| usize::from(columns));
+            let known = ratatui::crossterm::terminal::size().ok().map(|(columns, _)| usize::from(columns));
+            let width = known.filter(|columns| *columns > 0).unwrap_or(80);
             let line: String = line(progress, self.began.elapsed()).chars().take(width.saturating_sub(1)).collect();
             let _ = write!(io::stderr(), "\r{line}\x1b[K");
         }
@@ -390,7 +391,8 @@ fn line(progress: &Progress, elapsed: Duration) -> String {
     let table =
         progress.table.as_ref().map(|table| format!("  {}", in_comment(&table.to_string()))).unwrap_or_default();
     let percent = u128::from(done) * 100 / u128::from(all);
-    format!("[{bar}] {percent:>3}%  table {} of {}  {eta}{table}", progress.tables_done + 1, progress.tables)
+    let place = (progress.tables_done + 1).min(progress.tables);
+    format!("[{bar}] {percent:>3}%  table {place} of {}  {eta}{table}", progress.tables)
 }
 
 #[cfg(test)]
@@ -402,7 +404,7 @@ mod tests {
         let progress = Progress { tables_done: 2, tables: 5, bytes_done: 25, bytes: 100, ..Progress::default() };
         let shown = line(&progress, Duration::from_secs(20));
         assert_eq!(shown, "[#######                       ]  25%  table 3 of 5  ETA 1m");
-        assert!(line(&Progress::default(), Duration::ZERO).contains("0%  table 1 of 0  ETA unknown"));
+        assert!(line(&Progress::default(), Duration::ZERO).contains("0%  table 0 of 0  ETA unknown"));
         let more = Progress { bytes_done: 100, bytes: 10, ..progress };
         assert!(line(&more, Duration::from_secs(1)).contains("100%"));
     }
