@@ -10,11 +10,9 @@ use super::parts::Part;
 use crate::gate::{Piece, Side, Subscription};
 use crate::identity::Catalog;
 use crate::source::catalog::failed;
-use crate::source::dsn::Host;
 use crate::source::evidence;
 use crate::source::evidence::activity::Reach;
-use crate::source::evidence::timeline::{Timeline, timeline};
-use crate::source::replication::Walsender;
+use crate::source::evidence::timeline::{Timeline, timeline_of};
 use crate::source::sql::SqlSession;
 use crate::source::{ConnectError, Failure, Source};
 use crate::verify::sequences;
@@ -78,7 +76,7 @@ impl Witness {
             Err(_) => Failure::Timeout(DEADLINE).into(),
         };
         *session = None;
-        let stopped = Piece::Seen { value: error.kind() == "refused", at: begun, from: "the server" };
+        let stopped = Piece::Seen { value: error.is_refused(), at: begun, from: "the server" };
         let why = format!("{} cannot be asked: {error}", self.source.name());
         let mut seen = self.seen();
         seen.asked.clear();
@@ -128,7 +126,7 @@ impl Witness {
                     Box::new(|_| {})
                 }
                 Part::Timeline => {
-                    let Timeline { history, forks } = self.timeline(session.host()).await?;
+                    let Timeline { history, forks } = timeline_of(&self.source.connector(), session.host()).await;
                     Box::new(|side| (side.replication, side.forks) = (history, forks))
                 }
             };
@@ -137,14 +135,6 @@ impl Witness {
             seen.asked.insert(*part, begun);
         }
         Ok(())
-    }
-
-    async fn timeline(&self, host: &Host) -> Result<Timeline, ConnectError> {
-        let mut session = self.source.connector().replication_at(host, Walsender::Cluster).await?;
-        let timeline = timeline(&mut session).await?;
-        // How it ends makes no difference any more.
-        let _ = session.close().await;
-        Ok(timeline)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {

@@ -5,7 +5,7 @@ use walgate::lsn::Lsn;
 use walgate::scratch::{Server, Stop};
 use walgate::source::evidence::standing::{receiver, standing};
 use walgate::source::evidence::takeover::{stopped, writable};
-use walgate::source::evidence::timeline::{Timeline, timeline};
+use walgate::source::evidence::timeline::{self, Timeline, timeline};
 use walgate::source::replication::Walsender;
 
 use crate::scene::{Scene, dsn, seen, session, unseen, until};
@@ -20,7 +20,7 @@ fn standby(scene: &mut Scene) -> Server {
     standby
 }
 
-async fn timeline_of(server: &Server, walsender: Walsender) -> Timeline {
+async fn ask(server: &Server, walsender: Walsender) -> Timeline {
     let connector = connector(&dsn(server, "walgate", "postgres"));
     let mut session = connector.replication(walsender).await.expect("a replication session");
     let seen = timeline(&mut session).await.expect("it answers");
@@ -62,7 +62,7 @@ async fn a_standby_is_of_its_primary_and_replays() {
             (&scene.server, Walsender::Database),
             (&follower, Walsender::Database),
         ] {
-            let Timeline { history, forks } = timeline_of(server, kind).await;
+            let Timeline { history, forks } = ask(server, kind).await;
             assert_eq!(history.value(), Some(&primary.history), "PostgreSQL {major}");
             assert_eq!(forks.value(), Some(&vec![]));
         }
@@ -117,8 +117,11 @@ async fn a_promoted_standby_forks_at_or_past_what_it_has_and_before_what_it_lost
             let standing = standing_of(server).await;
             assert_eq!((standing.in_recovery, standing.history.system), (false, old.history.system));
             assert_eq!(standing.history.timeline, Some(2), "PostgreSQL {major}");
-            let Timeline { history, forks } = timeline_of(server, Walsender::Cluster).await;
+            let cluster = ask(server, Walsender::Cluster).await;
+            let host = connector(&dsn(server, "walgate", "postgres"));
+            let Timeline { history, forks } = timeline::timeline_of(&host, &host.dsn().hosts()[0]).await;
             assert_eq!(history.value(), Some(&standing.history));
+            assert_eq!(cluster.forks.value(), forks.value());
             match forks {
                 Piece::Seen { value, .. } => match value[..] {
                     [Fork { timeline: 1, at }] => at,
@@ -144,6 +147,19 @@ async fn a_promoted_standby_forks_at_or_past_what_it_has_and_before_what_it_lost
         assert_eq!(stopped(&gone).await.value(), Some(&false));
         assert_eq!(standing_of(&scene.server).await.history, old.history, "the old one goes on by itself");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_replicate_is_told_so() {
+    let scene = Scene::start(18);
+    let connector = connector(&dsn(&scene.server, "nobody", "postgres"));
+    let Timeline { history, forks } = timeline::timeline_of(&connector, &connector.dsn().hosts()[0]).await;
+    let (Piece::Unseen(why), Piece::Unseen(also)) = (history, forks) else { panic!("it was let in") };
+    assert!(
+        why.starts_with("no replication connection: ") && why.contains("permission denied to start WAL sender"),
+        "{why}"
+    );
+    assert_eq!(why, also);
 }
 
 #[tokio::test(flavor = "multi_thread")]

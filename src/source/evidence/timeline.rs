@@ -6,8 +6,10 @@ use super::{Unseen, piece};
 use crate::gate::{Fork, Piece};
 use crate::lag::History;
 use crate::lsn::Lsn;
+use crate::source::connect::Connector;
+use crate::source::dsn::Host;
 use crate::source::error::{ConnectError, Failure};
-use crate::source::replication::ReplicationSession;
+use crate::source::replication::{ReplicationSession, Walsender};
 
 /// What IDENTIFY_SYSTEM and TIMELINE_HISTORY say.
 #[derive(Clone, Debug)]
@@ -16,6 +18,22 @@ pub struct Timeline {
     pub history: Piece<History>,
     /// Where the timelines before its own ended, oldest first; none on the first.
     pub forks: Piece<Vec<Fork>>,
+}
+
+/// Opens a replication session with a host, of the kind that consumers of logical slots open, and asks [`timeline`]. That it
+/// cannot be opened is the reason why nothing is known.
+pub async fn timeline_of(connector: &Connector, host: &Host) -> Timeline {
+    let asked = async {
+        let mut session = connector.replication_at(host, Walsender::Database).await?;
+        let seen = timeline(&mut session).await?;
+        // How it ends makes no difference any more.
+        let _ = session.close().await;
+        Ok::<_, ConnectError>(seen)
+    };
+    asked.await.unwrap_or_else(|error| {
+        let why = format!("no replication connection: {error}");
+        Timeline { history: Piece::Unseen(why.clone()), forks: Piece::Unseen(why) }
+    })
 }
 
 /// Asks a walsender of either kind which timeline its server is on, and where those before it ended. A standby that is
