@@ -79,11 +79,29 @@ impl<'a> Case<'a> {
         self.asked.max_age.unwrap_or(self.terms.limits.age)
     }
 
-    /// A piece of evidence, if it counts.
+    /// A piece of evidence, if it counts: under a fence, what was seen before it was set does not, for it says nothing of
+    /// what has happened since.
     ///
     /// # Errors
     /// If it is missing or too old, with why.
     pub fn fresh<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
+        let value = self.recent(piece)?;
+        let is_under_fence =
+            matches!(self.asked.phase, Phase::Cutover | Phase::Rollback) && self.asked.target_lsn.is_none();
+        let taken = self.fence.and_then(|fence| fence.taken).filter(|_| is_under_fence);
+        match piece {
+            Piece::Seen { at, from, .. } if taken.is_some_and(|taken| *at < taken) => {
+                Err(format!("{from} has not been looked at since the fence was set"))
+            }
+            _ => Ok(value),
+        }
+    }
+
+    /// A piece of evidence of what changes seldom: it may have been seen before the fence was set.
+    ///
+    /// # Errors
+    /// If it is missing or too old, with why.
+    pub(super) fn recent<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
         piece.fresh(self.now, self.terms.limits.staleness)
     }
 

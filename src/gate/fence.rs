@@ -1,7 +1,7 @@
 //! The fence: the position T that every consumer must pass, and what must not happen behind it.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -26,6 +26,9 @@ pub struct Fence {
     pub nonce: Option<String>,
     /// When it was set, by this machine's clock; unknown of a position of the caller's.
     pub set_at: Option<PgTimestamp>,
+    /// What was seen before this moment was seen before it was set; `None` where that is not known.
+    #[serde(skip)]
+    pub taken: Option<Instant>,
     /// Which history the position is of.
     #[serde(skip)]
     pub history: Option<History>,
@@ -145,6 +148,7 @@ impl Fence {
             target_lsn: taken.flushed,
             nonce,
             set_at: Some(taken.at),
+            taken: None,
             history: Some(taken.history),
             quiet_until: (given && before.quiet && after.quiet).then_some(after.next_xid),
             stray: None,
@@ -154,7 +158,16 @@ impl Fence {
 
     /// A position that the caller vouches for. Of what happened around it nothing is known.
     pub fn of_caller(target_lsn: Lsn) -> Fence {
-        Fence { target_lsn, nonce: None, set_at: None, history: None, quiet_until: None, stray: None, lost: None }
+        Fence {
+            target_lsn,
+            nonce: None,
+            set_at: None,
+            taken: None,
+            history: None,
+            quiet_until: None,
+            stray: None,
+            lost: None,
+        }
     }
 }
 

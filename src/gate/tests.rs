@@ -50,6 +50,7 @@ impl Scene {
             target_lsn: T,
             nonce: Some("n".into()),
             set_at: Some(PgTimestamp(0)),
+            taken: Some(now - Duration::from_secs(1)),
             history: Some(BLUE),
             quiet_until: Some(100),
             stray: None,
@@ -312,6 +313,18 @@ fn nothing_passes_without_evidence_or_on_old_evidence() {
                 assert!(verdict.state != Status::Pass, "{kind} {phase}: {verdict:#?}");
             }
         }
+    }
+}
+
+#[test]
+fn what_was_seen_before_the_fence_says_nothing_of_what_came_after_it() {
+    for kind in Kind::ALL {
+        let mut scene = Scene::of(kind, Phase::Cutover);
+        scene.fence().taken = Some(scene.now);
+        let verdict = scene.verdict();
+        assert_eq!(verdict.state, Status::Unknown, "{kind}: {verdict:#?}");
+        let seen_before = |check: &&Check| check.observed.contains("has not been looked at since the fence was set");
+        assert!(verdict.checks.iter().any(|check| seen_before(&check)), "{verdict:#?}");
     }
 }
 

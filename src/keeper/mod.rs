@@ -245,7 +245,7 @@ impl Keeper {
             let why = format!("{} is {}, and what walgate watches was {watched}", source.name(), taken.history);
             return Err(FenceError::Elsewhere(why));
         }
-        let fence = Fence::take(taken)?;
+        let fence = Fence { taken: Some(Instant::now()), ..Fence::take(taken)? };
         lock(&self.fences).insert(Way::of(phase), fence.clone());
         lock(&self.shared).clear();
         tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence set");
@@ -389,11 +389,14 @@ impl Keeper {
     /// Waits for a round for this phase that is young enough, and not for long.
     async fn gathered_for(&self, phase: Phase) {
         let asked = Instant::now();
+        let fenced = lock(&self.fences).get(&Way::of(phase)).and_then(|fence| fence.taken);
         lock(&self.demand).insert(phase, asked);
         let mut rounds = self.rounds.subscribe();
         let young = |round: &Option<(BTreeSet<Phase>, Instant)>| {
             round.as_ref().is_some_and(|(phases, begun)| {
-                phases.contains(&phase) && asked.saturating_duration_since(*begun) <= REUSED
+                phases.contains(&phase)
+                    && asked.saturating_duration_since(*begun) <= REUSED
+                    && fenced.is_none_or(|fenced| *begun >= fenced)
             })
         };
         let answered = async {
