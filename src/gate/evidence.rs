@@ -278,6 +278,8 @@ pub struct ConsumerSide {
     pub stream: Piece<Followed>,
     /// How far behind it is.
     pub report: Option<ConsumerReport>,
+    /// Nobody is to decode what is published to it, as the source was configured (`observe = "poll"`).
+    pub undecoded: bool,
     /// The tables that are published to it.
     pub published: Piece<BTreeSet<TableName>>,
 }

@@ -129,6 +129,7 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
             seen(followed, at)
         },
         report: Some(report(0.0, 0)),
+        undecoded: false,
         published: seen(BTreeSet::from([table("orders")]), at),
     };
     let standing = |in_recovery, slots| Standing { history: BLUE, in_recovery, flushed: Lsn(0x1010), slots };
@@ -431,6 +432,18 @@ fn a_consumer_has_caught_up_by_its_stream_or_by_its_slot() {
             ("slot", Fail, "10 MB more", |scene| scene.row(|row| row.safe_wal_size = Some(10 << 20))),
         ],
     );
+}
+
+#[test]
+fn where_nobody_is_to_decode_a_subscription_is_believed_what_its_slot_confirms() {
+    let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);
+    scene.consumer().stream = Piece::Unseen("none".into());
+    scene.consumer().undecoded = true;
+    let (is, observed) = scene.check("applied");
+    assert!(is == Status::Skip && observed.contains("what its slot confirms"), "{observed}");
+    assert_eq!(scene.verdict().state, Status::Pass, "{:#?}", scene.verdict());
+    scene.row(|row| row.confirmed_flush = Some(Lsn(T.0 - 1)));
+    assert_eq!(scene.verdict().state, Status::Wait);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use crate::gate::{ConsumerSide, Evidence, Kind, Piece, SlotEvidence, SlotSummary, Standing};
 use crate::ident::{SlotName, TableName};
 use crate::identity::{Catalog, Finding};
-use crate::lag::{ConsumerReport, SourceLag};
+use crate::lag::{ConsumerReport, Observe, SourceLag};
 use crate::lsn::Lsn;
 use crate::source::Source;
 use crate::source::evidence::unreplicated::unreplicated;
@@ -53,7 +53,7 @@ pub fn consumer(lag: &SourceLag, slot: &SlotName, until: Option<Lsn>, report: Op
             Piece::Unseen(why.to_owned())
         }
     };
-    ConsumerSide { slot: seen, stream, report, published: Piece::default() }
+    ConsumerSide { slot: seen, stream, report, undecoded: lag.observe() == Observe::Poll, published: Piece::default() }
 }
 
 /// What is known of several consumers.
