@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::sequence::{Definition, Position, Sequence};
 use super::*;
 use crate::ident::{SlotName, TableName};
-use crate::lag::{Figures, Followed, History, SlotKind, SlotLife, SlotRow, Volume};
+use crate::lag::{Figures, Followed, History, Renewed, SlotKind, SlotLife, SlotRow, Volume};
 use crate::time::PgTimestamp;
 
 const T: Lsn = Lsn(0x1000);
@@ -108,6 +108,7 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
         safe_wal_size: None,
         invalidation_reason: None,
         inactive_since: None,
+        decoded_transactions: None,
         reader: crate::lag::Reader { flush: Some(Lsn(0x1010)), ..Default::default() },
     };
     let followed = Followed {
@@ -424,7 +425,10 @@ fn a_consumer_has_caught_up_by_its_stream_or_by_its_slot() {
                 scene.consumer().slot.edit(|slot| slot.as_mut().unwrap().life.since = Lsn(0x1008));
             }),
             ("slot", Fail, "while walgate watched", |scene| {
-                scene.consumer().slot.edit(|slot| slot.as_mut().unwrap().life.renewed = true);
+                scene.consumer().slot.edit(|slot| slot.as_mut().unwrap().life.renewed = Renewed::Certainly);
+            }),
+            ("slot", Unknown, "may have been dropped", |scene| {
+                scene.consumer().slot.edit(|slot| slot.as_mut().unwrap().life.renewed = Renewed::Perhaps);
             }),
             ("slot", Wait, "nobody reads", |scene| scene.row(|row| row.active = false)),
             ("slot", Fail, "unreserved", |scene| scene.row(|row| row.wal_status = Some("unreserved".into()))),

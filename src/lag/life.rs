@@ -4,22 +4,44 @@ use super::poll::SlotRow;
 use super::report::SlotKind;
 use crate::lsn::Lsn;
 
+/// The least WAL that a transaction which is decoded takes: its commit record, in bytes.
+const COMMIT: u64 = 32;
+
 /// A slot, since when it is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotLife {
     /// The source's flush position at the first look that showed this very slot.
     pub since: Lsn,
-    /// One of its name was there before, and this is, or may be, another.
-    pub renewed: bool,
+    /// Whether one of its name was there before, and this is another.
+    pub renewed: Renewed,
     pid: Option<i32>,
+    /// What was counted for it at the last look.
+    decoded_transactions: u64,
     /// The source's flush position at the last look that showed it; `None` once it was seen to be gone.
     seen: Option<Lsn>,
+}
+
+/// Whether a slot is another one than a slot of its name that was there before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Renewed {
+    /// It is the first one that was seen.
+    No,
+    /// It was let go and taken again between two looks, and nothing tells whether it was dropped meanwhile.
+    Perhaps,
+    /// A look has shown that there was none.
+    Certainly,
 }
 
 impl SlotLife {
     /// Of a slot that is seen for the first time.
     pub fn new(row: &SlotRow, flushed: Lsn) -> SlotLife {
-        SlotLife { since: flushed, renewed: false, pid: row.active_pid, seen: Some(flushed) }
+        SlotLife {
+            since: flushed,
+            renewed: Renewed::No,
+            pid: row.active_pid,
+            decoded_transactions: row.decoded_transactions.unwrap_or(0),
+            seen: Some(flushed),
+        }
     }
 
     /// A look has not shown it.
@@ -28,18 +50,28 @@ impl SlotLife {
     }
 
     /// Takes what a look shows of the slot of this name; says whether it certainly is the one of before: the same process
-    /// holds it, or it keeps WAL from before the last look. A slot that is created reserves WAL from where the server then
-    /// is (`ReplicationSlotReserveWal` in `slot.c`). A standby says by itself what it has.
+    /// holds it; or it keeps WAL from before the last look, while one that is created reserves WAL from where the server then
+    /// is (`ReplicationSlotReserveWal` in `slot.c`); or more transactions were decoded for it than the WAL since that look can
+    /// hold, while the counts of one that is created begin at 0 (`pgstat_create_replslot`). A standby says by itself what it
+    /// has.
     pub(super) fn goes_on(&mut self, row: &SlotRow, flushed: Lsn) -> bool {
         let same = self.seen.is_some_and(|seen| {
+            let before = self.decoded_transactions;
             (row.active_pid.is_some() && row.active_pid == self.pid)
                 || row.kind == SlotKind::Physical
                 || row.restart_lsn.is_some_and(|restart| restart < seen)
+                || row.decoded_transactions >= Some(before) && before > flushed.bytes_since(seen) / COMMIT
         });
         if !same {
-            (self.since, self.renewed) = (flushed, true);
+            let renewed = if self.seen.is_some() { Renewed::Perhaps } else { Renewed::Certainly };
+            (self.since, self.renewed) = (flushed, self.renewed.max(renewed));
         }
-        (self.pid, self.seen) = (row.active_pid, Some(flushed));
+        *self = SlotLife {
+            pid: row.active_pid,
+            decoded_transactions: row.decoded_transactions.unwrap_or(0),
+            seen: Some(flushed),
+            ..*self
+        };
         same
     }
 }

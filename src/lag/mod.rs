@@ -27,7 +27,7 @@ pub use clock::{ServerClock, WalClock};
 pub use consumer::{Consumer, Followed, Untapped};
 pub use events::{Aspect, Event};
 pub use latency::AckLatency;
-pub use life::SlotLife;
+pub use life::{Renewed, SlotLife};
 pub use poll::{History, Reader, SlotRow, SourcePoll};
 pub use report::{ConsumerReport, Lag, LagReport, Observe, Positions, Rates};
 pub use report::{SlotKind, SlotReport, SlotsReport, Stage, State, TableReport};

@@ -116,6 +116,8 @@ pub struct SlotRow {
     pub invalidation_reason: Option<String>,
     /// `inactive_since`, from PostgreSQL 17 on
     pub inactive_since: Option<PgTimestamp>,
+    /// `total_txns` of `pg_stat_replication_slots`, from PostgreSQL 15 on: before, counts outlive their slot for a while.
+    pub decoded_transactions: Option<u64>,
     /// Who reads it, as far as walgate's role may see.
     pub reader: Reader,
 }

@@ -31,6 +31,7 @@ fn row() -> SlotRow {
         safe_wal_size: None,
         invalidation_reason: None,
         inactive_since: None,
+        decoded_transactions: None,
         reader: Reader::default(),
     }
 }
@@ -204,13 +205,13 @@ fn a_slot_that_is_found_on_a_promoted_server_may_be_another() {
     let slot: SlotName = "s".parse().unwrap();
     bench.poll(0, 100);
     bench.poll(1, 100);
-    assert!(!bench.lag.life(&slot).unwrap().renewed);
+    assert_eq!(bench.lag.life(&slot).unwrap().renewed, Renewed::No);
     bench.history = History { system: 1, timeline: Some(2) };
     bench.poll(2, 120);
-    assert!(bench.lag.life(&slot).unwrap().renewed);
+    assert_eq!(bench.lag.life(&slot).unwrap().renewed, Renewed::Certainly);
     bench.history = History { system: 2, timeline: Some(1) };
     bench.poll(3, 120);
-    assert!(!bench.lag.life(&slot).unwrap().renewed, "of another system nothing was seen before");
+    assert_eq!(bench.lag.life(&slot).unwrap().renewed, Renewed::No, "of another system nothing was seen before");
 }
 
 #[test]
@@ -567,4 +568,33 @@ fn a_stream_tells_that_the_schema_may_be_another_once_that_can_be_seen() {
         assert_eq!(consumer.take_schema_shown(), shown, "{:?}", String::from_utf8_lossy(&bytes));
         assert!(!consumer.take_schema_shown());
     }
+}
+
+#[test]
+fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
+    let held = |pid, restart, count| SlotRow {
+        active_pid: Some(pid),
+        restart_lsn: Some(Lsn(restart)),
+        decoded_transactions: count,
+        ..row()
+    };
+    let after = |next: SlotRow| {
+        let mut life = SlotLife::new(&held(1, 900, Some(5)), Lsn(1000));
+        life.goes_on(&next, Lsn(1100));
+        (life.renewed, life.since)
+    };
+    let same = (Renewed::No, Lsn(1000));
+    assert_eq!(after(held(1, 1050, None)), same);
+    assert_eq!(after(held(2, 999, None)), same);
+    // In 100 bytes of WAL no five transactions can have been decoded.
+    assert_eq!(after(held(2, 1000, Some(5))), same);
+    let perhaps = (Renewed::Perhaps, Lsn(1100));
+    assert_eq!(after(held(2, 1000, Some(4))), perhaps);
+    assert_eq!(after(held(2, 1000, None)), perhaps);
+    let mut life = SlotLife::new(&held(1, 900, Some(3)), Lsn(1000));
+    life.goes_on(&held(2, 1000, Some(3)), Lsn(1100));
+    assert_eq!(life.renewed, Renewed::Perhaps, "three may be those of a new one");
+    life.gone();
+    life.goes_on(&held(2, 900, Some(9)), Lsn(1100));
+    assert_eq!(life.renewed, Renewed::Certainly);
 }

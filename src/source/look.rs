@@ -42,10 +42,12 @@ const LOOK: &str = r"
            slot.safe_wal_size, to_jsonb(slot) ->> 'invalidation_reason' AS invalidation_reason,
            (extract(epoch FROM (to_jsonb(slot) ->> 'inactive_since')::timestamptz) * 1000000)::int8 - 946684800000000
                AS inactive_since,
+           CASE WHEN current_setting('server_version_num')::int4 >= 150000 THEN stats.total_txns END AS total_txns,
            sender.application_name, host(sender.client_addr) AS client_addr, sender.sent_lsn, sender.flush_lsn,
            sender.replay_lsn, CASE WHEN activity.datname = current_database() THEN activity.query END AS query
     FROM server
          LEFT JOIN pg_replication_slots AS slot ON NOT (slot.temporary AND starts_with(slot.slot_name::text, $1))
+         LEFT JOIN pg_stat_replication_slots AS stats ON stats.slot_name = slot.slot_name
          LEFT JOIN pg_stat_replication AS sender ON sender.pid = slot.active_pid
          LEFT JOIN pg_stat_activity AS activity ON activity.pid = slot.active_pid";
 
@@ -263,6 +265,7 @@ fn read_slot(row: &Row) -> Result<Option<(SlotName, SlotRow)>, tokio_postgres::E
         safe_wal_size: row.try_get("safe_wal_size")?,
         invalidation_reason: row.try_get("invalidation_reason")?,
         inactive_since: row.try_get::<_, Option<i64>>("inactive_since")?.map(PgTimestamp),
+        decoded_transactions: row.try_get::<_, Option<i64>>("total_txns")?.and_then(|count| u64::try_from(count).ok()),
         reader: Reader {
             application_name: row.try_get("application_name")?,
             client_addr: row.try_get("client_addr")?,

@@ -7,7 +7,7 @@ use crate::gate::fence::{Fence, Stray, is_flushed, listed};
 use crate::gate::sequence::{Standing, compare};
 use crate::gate::terms::{Kind, Phase};
 use crate::ident::SlotName;
-use crate::lag::{Followed, SlotKind};
+use crate::lag::{Followed, Renewed, SlotKind};
 use crate::lsn::Lsn;
 use crate::units::size;
 
@@ -343,12 +343,24 @@ fn healthy(case: &Case<'_>, slot: &SlotName) -> Outcome {
     if row.is_lost() {
         return Ok(Finds::fail(format!("{slot} is lost")).with_fix("set its consumer up anew"));
     }
-    if life.renewed {
-        let observed = format!(
-            "{slot} was dropped and created again while walgate watched: what was committed between is \
-                                missing at its consumer"
-        );
-        return Ok(Finds::fail(observed).with_fix("set its consumer up anew, verify the data, and restart walgate"));
+    let fix = "set its consumer up anew or verify the data, and restart walgate";
+    match life.renewed {
+        Renewed::No => {}
+        // Equal data are a better proof than that nobody did it.
+        Renewed::Perhaps if case.terms.data => {}
+        Renewed::Perhaps => {
+            let observed = format!(
+                "{slot} was let go and taken again while nobody looked, and may have been dropped and created again between"
+            );
+            return Ok(Finds::unknown(observed).with_fix(format!("{fix}; or have the data compared (data = true)")));
+        }
+        Renewed::Certainly => {
+            let observed = format!(
+                "{slot} was dropped and created again while walgate watched, or its server failed over: what was committed \
+                 between is missing at its consumer"
+            );
+            return Ok(Finds::fail(observed).with_fix(fix));
+        }
     }
     match row.wal_status.as_deref() {
         Some("reserved" | "extended") => {}
