@@ -237,3 +237,29 @@ fn without_a_token_nothing_is_changed_from_elsewhere() {
         assert_eq!(send(&walgate, method, route, Some("hunter2"), "").status, status, "{method} {route}");
     }
 }
+
+#[test]
+fn what_was_seen_before_a_fence_says_nothing_behind_it() {
+    // It would give transaction ids.
+    let server = postgres(18).setting("autovacuum", "off").start().unwrap();
+    let dsn = server.dsn("postgres");
+    Sql::connect(&dsn).run("SELECT pg_create_logical_replication_slot('green_sub', 'pgoutput')");
+    let walgate = Walgate::configured(&configuration("listen = \"HTTP\"", &dsn), "");
+    eventually("the source to be reached", || match walgate.get("/readyz") {
+        (200, _) => Ok(()),
+        other => Err(other),
+    });
+    for _ in 0..5 {
+        let ask =
+            |method: &str, route: &str| send(&walgate, method, &format!("/v1/gates/blue-green/{route}"), None, "");
+        // Somebody who asks now and then, so that there is something from before.
+        ask("GET", "check");
+        assert_eq!(ask("POST", "fence").status, 201);
+        let answer = ask("GET", "check?wait=1ms").json();
+        let checks = answer["checks"].as_array().unwrap();
+        let found = |id: &str| checks.iter().find(|check| check["id"] == id).unwrap();
+        assert_ne!(found("fence")["status"], "fail", "{answer}");
+        assert_eq!(found("stray-writes")["status"], "pass", "{answer}");
+        ask("DELETE", "fence");
+    }
+}
