@@ -111,15 +111,20 @@ impl Finds {
         Finds { fix: Some(fix.into()), ..self }
     }
 
-    /// The worst of several, as a gate's verdict is; `all_pass` where none is in the way.
+    /// The worst of several, as a gate's verdict is; where none is in the way `all_pass`, which is skipped if each was.
     fn worst(several: impl IntoIterator<Item = Finds>, all_pass: Finds) -> Finds {
         let rank = |finds: &Finds| match finds.status {
             Status::Fail => 0,
             Status::Unknown => 1,
             Status::Wait => 2,
-            Status::Pass | Status::Skip => 3,
+            Status::Pass => 3,
+            Status::Skip => 4,
         };
-        several.into_iter().filter(|finds| rank(finds) < 3).min_by_key(rank).unwrap_or(all_pass)
+        match several.into_iter().min_by_key(rank) {
+            Some(worst) if rank(&worst) < 3 => worst,
+            Some(Finds { status: Status::Skip, .. }) => Finds { status: Status::Skip, ..all_pass },
+            _ => all_pass,
+        }
     }
 }
 
