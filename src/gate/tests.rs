@@ -562,6 +562,7 @@ fn data_are_equal_only_if_they_were_compared_whole_under_this_fence() {
     let equal = DataEvidence { equal: 1, under: Some(T), ..DataEvidence::default() };
     assert_eq!(compared(equal.clone()), Status::Pass);
     assert_eq!(compared(DataEvidence { under: Some(Lsn(0x900)), ..equal.clone() }), Status::Wait);
+    assert_eq!(compared(DataEvidence { equal: 0, ..equal.clone() }), Status::Unknown, "nothing was looked at");
     let tables = vec![(table("orders"), "1 row is missing".to_owned())];
     assert_eq!(compared(DataEvidence { different: tables.clone(), ..equal.clone() }), Status::Fail);
     assert_eq!(compared(DataEvidence { unseen: tables, ..equal }), Status::Unknown);
