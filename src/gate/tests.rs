@@ -121,7 +121,7 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
         shown: true,
         heard: Some(at),
     };
-    let life = SlotLife::new(&row, Lsn(0x800));
+    let life = SlotLife::new(&row, Lsn(0x800), at);
     let consumer = ConsumerSide {
         slot: seen(Some(SlotEvidence { row, life }), at),
         stream: if matches!(kind, Kind::Pglogical | Kind::Standby) {

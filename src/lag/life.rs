@@ -1,11 +1,17 @@
 //! Whether a slot is still the one that was seen before, and not another of its name: a server does not number them.
 
+use std::time::{Duration, Instant};
+
 use super::poll::SlotRow;
 use super::report::SlotKind;
 use crate::lsn::Lsn;
 
 /// The least WAL that a transaction which is decoded takes: its commit record, in bytes.
 const COMMIT: u64 = 32;
+
+/// For how long a slot must have been watched before anything is made of who takes it: while it is made and its consumer
+/// begins, it goes from one process to the next, and its position moves with each table that is copied.
+const WATCHED: Duration = Duration::from_secs(5);
 
 /// A slot, since when it is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +25,8 @@ pub struct SlotLife {
     decoded_transactions: u64,
     /// The source's flush position at the last look that showed it; `None` once it was seen to be gone.
     seen: Option<Lsn>,
+    /// When it was first seen.
+    first: Instant,
 }
 
 /// Whether a slot is another one than a slot of its name that was there before.
@@ -34,13 +42,14 @@ pub enum Renewed {
 
 impl SlotLife {
     /// Of a slot that is seen for the first time.
-    pub fn new(row: &SlotRow, flushed: Lsn) -> SlotLife {
+    pub fn new(row: &SlotRow, flushed: Lsn, now: Instant) -> SlotLife {
         SlotLife {
             since: flushed,
             renewed: Renewed::No,
             pid: row.active_pid,
             decoded_transactions: row.decoded_transactions.unwrap_or(0),
             seen: Some(flushed),
+            first: now,
         }
     }
 
@@ -54,7 +63,7 @@ impl SlotLife {
     /// is (`ReplicationSlotReserveWal` in `slot.c`); or more transactions were decoded for it than the WAL since that look can
     /// hold, while the counts of one that is created begin at 0 (`pgstat_create_replslot`). A standby says by itself what it
     /// has.
-    pub(super) fn goes_on(&mut self, row: &SlotRow, flushed: Lsn) -> bool {
+    pub(super) fn goes_on(&mut self, row: &SlotRow, flushed: Lsn, now: Instant) -> bool {
         let same = self.seen.is_some_and(|seen| {
             let before = self.decoded_transactions;
             (row.active_pid.is_some() && row.active_pid == self.pid)
@@ -63,7 +72,11 @@ impl SlotLife {
                 || row.decoded_transactions >= Some(before) && before > flushed.bytes_since(seen) / COMMIT
         });
         if !same {
-            let renewed = if self.seen.is_some() { Renewed::Perhaps } else { Renewed::Certainly };
+            let renewed = match self.seen {
+                None => Renewed::Certainly,
+                Some(_) if now.saturating_duration_since(self.first) < WATCHED => Renewed::No,
+                Some(_) => Renewed::Perhaps,
+            };
             (self.since, self.renewed) = (flushed, self.renewed.max(renewed));
         }
         *self = SlotLife {

@@ -113,9 +113,9 @@ impl SourceLag {
         for (slot, row) in &poll.slots {
             let life = self.lives.entry(slot.clone());
             let renewed = match life {
-                Entry::Occupied(mut known) => !known.get_mut().goes_on(row, poll.flushed),
+                Entry::Occupied(mut known) => !known.get_mut().goes_on(row, poll.flushed, now),
                 Entry::Vacant(new) => {
-                    new.insert(SlotLife::new(row, poll.flushed));
+                    new.insert(SlotLife::new(row, poll.flushed, now));
                     false
                 }
             };

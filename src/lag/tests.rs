@@ -578,9 +578,11 @@ fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
         decoded_transactions: count,
         ..row()
     };
+    let first = Instant::now();
+    let later = first + Duration::from_secs(5);
     let after = |next: SlotRow| {
-        let mut life = SlotLife::new(&held(1, 900, Some(5)), Lsn(1000));
-        life.goes_on(&next, Lsn(1100));
+        let mut life = SlotLife::new(&held(1, 900, Some(5)), Lsn(1000), first);
+        life.goes_on(&next, Lsn(1100), later);
         (life.renewed, life.since)
     };
     let same = (Renewed::No, Lsn(1000));
@@ -591,10 +593,12 @@ fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
     let perhaps = (Renewed::Perhaps, Lsn(1100));
     assert_eq!(after(held(2, 1000, Some(4))), perhaps);
     assert_eq!(after(held(2, 1000, None)), perhaps);
-    let mut life = SlotLife::new(&held(1, 900, Some(3)), Lsn(1000));
-    life.goes_on(&held(2, 1000, Some(3)), Lsn(1100));
+    let mut life = SlotLife::new(&held(1, 900, Some(3)), Lsn(1000), first);
+    life.goes_on(&held(2, 1000, Some(3)), Lsn(1100), first);
+    assert_eq!((life.renewed, life.since), (Renewed::No, Lsn(1100)), "it is still being set up");
+    life.goes_on(&held(3, 1100, Some(3)), Lsn(1200), later);
     assert_eq!(life.renewed, Renewed::Perhaps, "three may be those of a new one");
     life.gone();
-    life.goes_on(&held(2, 900, Some(9)), Lsn(1100));
+    life.goes_on(&held(2, 900, Some(9)), Lsn(1100), later);
     assert_eq!(life.renewed, Renewed::Certainly);
 }

@@ -1,5 +1,6 @@
 //! Looks at a source once a second, and when asked to, through one SQL session of its own.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,11 @@ use super::watched::{Health, Source};
 
 /// Between two looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between two looks while slots of consumers that a gate names come or change hands, and for how long after that: a look
+/// apart, one that was dropped and created again may not be told from the same.
+const RESTLESS: Duration = Duration::from_millis(100);
+const RESTLESS_FOR: Duration = Duration::from_secs(5);
 
 /// The first wait after a failed connection, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
@@ -46,10 +52,14 @@ async fn watch(source: &Source, pause: &mut Duration) -> ConnectError {
     let mut tick = interval(INTERVAL);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut first = true;
+    let mut holders = BTreeMap::new();
+    let mut restless_until = None;
     loop {
+        let is_restless = restless_until.is_some_and(|until| Instant::now() < until);
         tokio::select! {
             _ = tick.tick() => {}
             () = source.look_wanted() => {}
+            () = sleep(RESTLESS), if is_restless => {}
         }
         // As old as when it was asked for.
         let begun = Instant::now();
@@ -65,6 +75,13 @@ async fn watch(source: &Source, pause: &mut Duration) -> ConnectError {
         });
         match outcome.await {
             Ok(Ok(seen)) => {
+                let lag = source.lag();
+                let kept = seen.slots.iter().filter(|(slot, _)| lag.keeps_copy(slot));
+                let now: BTreeMap<_, _> = kept.map(|(slot, row)| (slot.clone(), row.active_pid)).collect();
+                drop(lag);
+                if holders != now {
+                    (holders, restless_until) = (now, Some(begun + RESTLESS_FOR));
+                }
                 source.take_look(seen, begun);
                 source.reached(Ok(()));
                 *pause = BACKOFF.0;
