@@ -118,6 +118,7 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
         newest: Some(Lsn(0xf00)),
         behind: None,
         doubtful: false,
+        moved: None,
         shown: true,
         heard: Some(at),
     };
@@ -462,6 +463,7 @@ fn a_target_shows_by_itself_what_it_has() {
             }),
             ("applied", Wait, "nothing yet", |scene| scene.subscription(|sub| sub.applied = None)),
             ("applied", Unknown, "is not known", |scene| scene.consumer().stream = Piece::Unseen("none".into())),
+            ("applied", Fail, "was moved on to 0/F80", |scene| scene.stream(|stream| stream.moved = Some(Lsn(0xf80)))),
             ("subscription", Fail, "no subscription", |scene| scene.subscription(|sub| sub.slot = None)),
             ("subscription", Fail, "disabled", |scene| scene.subscription(|sub| sub.enabled = false)),
             ("subscription", Wait, "no worker", |scene| scene.subscription(|sub| sub.running = false)),

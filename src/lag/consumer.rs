@@ -80,6 +80,10 @@ pub struct Consumer {
     pub(super) asked: Option<Instant>,
     /// Up to where the server has said to have read and sent everything, and since when that has not been seen here.
     pub(super) said_sent: Option<(Lsn, Instant)>,
+    /// The furthest that its own streams have acknowledged, of those that passed the proxy.
+    told: Lsn,
+    /// Its slot was moved on to here while it was away.
+    moved: Lsn,
     /// The acknowledgement that the last look has shown.
     looked_acked: Lsn,
     /// It had acknowledged more a look ago than the server has now.
@@ -118,6 +122,8 @@ pub struct Followed {
     pub behind: Option<(Lsn, Option<TableName>)>,
     /// Commits may be missing from what is known.
     pub doubtful: bool,
+    /// The slot was moved on to here while its consumer was away and nobody read along.
+    pub moved: Option<Lsn>,
     /// The last look at the source shows that it is the stream of the slot that was looked at: its walsender holds the slot,
     /// or it is of a copy that was made before. Else it may be another server's, or of a slot that was dropped since.
     pub shown: bool,
@@ -165,6 +171,8 @@ impl Consumer {
             full: Arc::default(),
             asked: None,
             said_sent: None,
+            told: Lsn::INVALID,
+            moved: Lsn::INVALID,
             looked_acked: Lsn::INVALID,
             ahead: false,
             doubt: Lsn::INVALID,
@@ -265,6 +273,7 @@ impl Consumer {
     /// Takes a status update of the consumer.
     pub fn status_update(&mut self, update: &StatusUpdate, now: Instant) {
         self.timeline.ack(update.flush, now, |latency, commits| self.ack_latency.record(latency, commits));
+        self.told = self.told.max(update.flush);
         self.applied = self.applied.max(update.apply);
         self.asked = None;
     }
@@ -366,9 +375,14 @@ impl Consumer {
             // Another slot of the name, or the same as of before a crash: what was acknowledged of the one says nothing.
             self.doubt = self.doubt.max(self.decoded).max(self.timeline.newest());
             self.timeline = Timeline::new(Timeline::LIMIT);
+            self.told = Lsn::INVALID;
             if let Reading::Copy(..) = self.reading {
                 self.reading = Reading::Nowhere;
             }
+        }
+        // Only who reads a slot acknowledges: further than its client has, somebody else did.
+        if matches!(self.reading, Reading::Nowhere) && self.told != Lsn::INVALID && acked > self.told {
+            self.moved = acked;
         }
         // Of the same look it may be ahead by what was written meanwhile.
         self.ahead = self.looked_acked > flushed;
@@ -456,6 +470,7 @@ impl Consumer {
             // A position is where WAL ended: what begins there came later.
             behind: (newest >= until).then_some((newest, table)),
             doubtful: self.is_doubtful(),
+            moved: self.moved.valid(),
             shown: self.shown,
             heard: self.last_frame,
         })

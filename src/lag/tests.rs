@@ -497,6 +497,23 @@ fn a_stream_that_starts_after_a_slot_has_gone_back_is_followed() {
 }
 
 #[test]
+fn a_slot_that_is_further_than_its_client_has_said_was_moved_on_by_somebody_else() {
+    let moved = |bench: &mut Bench, away: bool, acked: u64| {
+        bench.ack(1, 150);
+        if away {
+            bench.lag.stream(&bench.stream).unwrap().detach();
+        }
+        bench.look(2, 300, confirmed(acked));
+        bench.stream = bench.lag.attach("s".parse().unwrap(), SlotKind::Logical, "here", None);
+        bench.lag.followed(&"s".parse().unwrap(), Lsn(300)).unwrap().moved
+    };
+    assert_eq!(moved(&mut Bench::new(), true, 150), None);
+    assert_eq!(moved(&mut Bench::new(), true, 200), Some(Lsn(200)));
+    // While it streams nobody else can; its own word is on the way.
+    assert_eq!(moved(&mut Bench::new(), false, 200), None);
+}
+
+#[test]
 fn a_standby_that_was_set_up_anew_is_as_far_as_it_says() {
     let mut bench = Bench::new();
     bench.lag.stream(&bench.stream).unwrap().detach();

@@ -47,14 +47,14 @@ use tokio_util::sync::CancellationToken;
 use crate::lag::Observe;
 
 /// Watches a source until `stop`: looks at it once a second, audits it every few seconds, and follows copies of slots where
-/// that is how it is observed.
+/// that is how it is observed, or a gate wants it.
 pub async fn watch(source: Arc<Source>, stop: CancellationToken) {
     tokio::join!(look(&source, &stop), auditor::audit(&source, &stop));
 }
 
 /// The same without the audits.
 pub async fn look(source: &Arc<Source>, stop: &CancellationToken) {
-    let copies = source.lag().observe() == Observe::Slot;
+    let copies = source.lag().observe() != Observe::Poll;
     tokio::join!(poller::poll(source, stop), async {
         if copies {
             observer::follow(source, stop).await;

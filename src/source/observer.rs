@@ -17,7 +17,7 @@ use super::error::{ConnectError, Failure};
 use super::replication::{Progress, Walsender, own_slot_name, publication_names};
 use super::watched::Source;
 use crate::ident::SlotName;
-use crate::lag::{Attachment, Consumer, History, SlotKind};
+use crate::lag::{Attachment, Consumer, History, Observe, SlotKind};
 use crate::lsn::Lsn;
 use crate::wire::backend::ErrorFields;
 use crate::wire::command::{Mode, StartReplication};
@@ -166,8 +166,10 @@ fn to_copy(source: &Source) -> (Vec<SlotName>, u32) {
     let mut elsewhere = Vec::new();
     for (slot, row) in &look.slots {
         let pgoutput = row.kind == SlotKind::Logical && row.plugin.as_deref() == Some("pgoutput");
-        // Where everything is acknowledged there is nothing to count.
-        let behind = row.confirmed_flush < Some(look.flushed) || lag.keeps_copy(slot);
+        // Where everything is acknowledged there is nothing to count. What should pass the proxy and does not is copied only
+        // for a gate, which must know what is published while a consumer is away.
+        let is_behind = lag.observe() == Observe::Slot && row.confirmed_flush < Some(look.flushed);
+        let behind = is_behind || lag.keeps_copy(slot);
         if !pgoutput || row.temporary || row.is_lost() || !behind || lag.is_followed(slot) || !lag.wants_copy(slot) {
             continue;
         }

@@ -193,6 +193,11 @@ fn against_last(case: &Case<'_>, slot: &SlotName, target: Lsn, compare: impl FnO
     if stream.doubtful {
         return Err(format!("commits of {slot} may have been missed, so the last one is not known"));
     }
+    if let Some(moved) = stream.moved {
+        let observed =
+            format!("{slot} was moved on to {moved} while its consumer was away, which may lack what came before");
+        return Ok(Finds::fail(observed).with_fix("verify the data, and restart walgate"));
+    }
     if stream.decoded < target {
         return Ok(to_decode(slot, stream.decoded, target));
     }
