@@ -313,9 +313,25 @@ impl Keeper {
                     None => std::future::pending().await,
                 }
             };
-            tokio::join!(look, self.tick(), self.gather());
+            tokio::join!(look, self.tick(), self.gather(), self.begin());
         };
         stop.run_until_cancelled(keep).await;
+    }
+
+    /// Looks at the subscriptions once before anybody asks: what goes wrong with them from here on is not to be taken for
+    /// something of before walgate looked.
+    async fn begin(&self) {
+        if !self.terms.kind.is_database() {
+            return;
+        }
+        let back = self.terms.reverse.as_ref().map(|_| &self.source);
+        let subscriptions = BTreeSet::from([Part::Subscriptions]);
+        for side in self.target.iter().chain(back) {
+            while side.side().subscriptions.value().is_none() {
+                side.ask(&subscriptions).await;
+                sleep(ASKED_FOR).await;
+            }
+        }
     }
 
     /// Notes once a second what needs no server: how far behind consumers are, and what has happened to a fence.
