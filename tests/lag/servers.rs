@@ -8,8 +8,9 @@ use walgate::scratch::{Server, Stop};
 use walgate::time::PgTimestamp;
 
 use crate::held::{same, settle};
-use crate::scene::{Network, Scene, Stopped, is_idle, is_silent};
+use crate::scene::{Scene, Stopped, is_idle, is_silent};
 use crate::support::daemon::Walgate;
+use crate::support::network::Network;
 use crate::support::oracle::{Habits, Oracle};
 use crate::support::{Sql, eventually, postgres};
 

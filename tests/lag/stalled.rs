@@ -1,7 +1,8 @@
 //! Situations in which something on the way has stopped.
 
-use crate::scene::{Cut, Network, Scene, Stopped, is_silent};
+use crate::scene::{Scene, Stopped, is_silent};
 use crate::support::daemon::Walgate;
+use crate::support::network::{Cut, Network};
 use crate::support::oracle::Habits;
 use crate::support::{eventually, postgres};
 

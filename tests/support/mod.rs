@@ -1,11 +1,13 @@
 //! What the integration tests share: a server ([`postgres`]), walgate ([`daemon`]), zero-cache ([`zero`]), a consumer
-//! whose lag is known ([`oracle`]), what is usually asked for lag ([`usual`]), `walgate check` ([`check`]), one way to wait
-//! ([`eventually`]) and one way to talk to each. Whatever is started here ends with the value that stands for it.
+//! whose lag is known ([`oracle`]), what is usually asked for lag ([`usual`]), `walgate check` ([`check`]), a network that
+//! can be cut ([`network`]), one way to wait ([`eventually`]) and one way to talk to each. Whatever is started here ends
+//! with the value that stands for it.
 
 pub(crate) mod certificates;
 pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod daemon;
+pub(crate) mod network;
 pub(crate) mod oracle;
 pub(crate) mod usual;
 pub(crate) mod zero;
