@@ -83,7 +83,7 @@ fn one_that_waits_is_told_what_is_left_and_answered_once_it_passes() {
         let story = Subscribed::start(&pair, way.as_str(), way);
         let gate = &story.gate;
         story.arrived();
-        let lock = crate::support::Sql::connect(&pair.target.dsn(&story.name));
+        let lock = crate::support::Sql::connect(&story.target);
         lock.run("BEGIN; LOCK orders IN ACCESS EXCLUSIVE MODE");
         story.order();
         gate.fence();

@@ -2,9 +2,17 @@
 //! and with what the careless do. Each must end in the right state with a reason that names the thing, and none may pass
 //! before it should.
 
+mod apply;
+mod careless;
 mod healthy;
+mod pollers;
+mod preflight;
+mod probe;
 mod scene;
+mod servers;
+mod slot;
 mod subscribed;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
+mod zero;

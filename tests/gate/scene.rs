@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use walgate::lsn::Lsn;
-use walgate::scratch::{Builder, Server};
+use walgate::scratch::{Builder, Server, Signal};
 
 use crate::support::daemon::{Walgate, free_address};
 use crate::support::{Sql, eventually, postgres};
@@ -16,7 +16,8 @@ pub(crate) const GATE: &str = "blue-green";
 
 /// A server of this version on which nothing happens but what a test does.
 pub(crate) fn quiet(major: u32) -> Builder {
-    postgres(major).setting("autovacuum", "off")
+    // Nor does the server write of itself where its slots' consumers could begin again.
+    postgres(major).setting("autovacuum", "off").setting("bgwriter_delay", "10s")
 }
 
 /// Gives a server walgate's role, with the rights that the manual names.
@@ -126,10 +127,16 @@ impl Gate {
 
     /// Ends walgate by SIGKILL and starts another in its place.
     #[track_caller]
-    pub(crate) fn restart(self) -> Gate {
-        let Gate { walgate, listen, text } = self;
-        drop(walgate);
-        Gate { walgate: Walgate::configured(&text, &listen), listen, text }
+    pub(crate) fn restart(&mut self) {
+        self.walgate.end(Signal::Kill);
+        self.walgate = Walgate::configured(&self.text, &self.listen);
+    }
+
+    /// Has another consumer than before.
+    #[track_caller]
+    pub(crate) fn consume(&mut self, before: &str, slot: &str) {
+        self.text = self.text.replace(before, slot);
+        self.walgate.configure(&self.text);
     }
 
     /// Asks what is behind the gate's URL.
@@ -177,6 +184,15 @@ impl Gate {
             }
             assert!(state == "pass" || answer.state() != "pass", "it must be {state} ({said}), and is {answer}");
             Err(answer)
+        })
+    }
+
+    /// The same where it may have passed until now: an answer may rest on what was seen half a second before the question.
+    #[track_caller]
+    pub(crate) fn turns(&self, phase: &str, state: &str, said: &str) -> Answer {
+        eventually(&format!("{phase} to turn {state}: {said}"), || {
+            let answer = self.ask(phase, "");
+            if answer.is(state, said) { Ok(answer) } else { Err(answer) }
         })
     }
 

@@ -1,61 +1,51 @@
 //! The usual story: a database `blue`, a native subscription on `green`, and the gate between them.
 
-use walgate::scratch::Server;
-
 use crate::scene::{Gate, Pair, Way, dsn};
-use crate::support::Sql;
+use crate::support::{Sql, eventually};
 
 /// A subscription, its slot and its two databases, all of one name.
-pub(crate) struct Subscribed<'a> {
-    pub(crate) pair: &'a Pair,
+pub(crate) struct Subscribed {
+    /// The connection string of the source's database.
+    pub(crate) source: String,
+    /// That of the target's.
+    pub(crate) target: String,
     pub(crate) name: String,
     pub(crate) blue: Sql,
     pub(crate) green: Sql,
     pub(crate) gate: Gate,
 }
 
-impl<'a> Subscribed<'a> {
+impl Subscribed {
     /// Everything set up, and the table copied.
     #[track_caller]
-    pub(crate) fn start(pair: &'a Pair, name: &str, way: Way) -> Subscribed<'a> {
+    pub(crate) fn start(pair: &Pair, name: &str, way: Way) -> Subscribed {
         Subscribed::with(pair, name, way, "", |_, _| {})
     }
 
     /// The same with more lines in `[[gate]]`, and with something done to both databases before.
     #[track_caller]
-    pub(crate) fn with(
-        pair: &'a Pair,
-        name: &str,
-        way: Way,
-        more: &str,
-        prepare: impl FnOnce(&Sql, &Sql),
-    ) -> Subscribed<'a> {
+    pub(crate) fn with(pair: &Pair, name: &str, way: Way, more: &str, prepare: impl FnOnce(&Sql, &Sql)) -> Subscribed {
         let (blue, green) = pair.databases(name);
         prepare(&blue, &green);
         let target = format!("{more}\n[gate.target]\nkind = \"subscription\"\ndsn = \"{}\"", dsn(&pair.target, name));
+        let (source, to_target) = (pair.source.dsn(name), pair.target.dsn(name));
+        green.run(&format!("CREATE SUBSCRIPTION {name} CONNECTION '{source}' PUBLICATION everything"));
+        copied(&green);
         let gate = Gate::start(&dsn(&pair.source, name), way, &[name], &target);
-        let subscribed = Subscribed { pair, name: name.to_owned(), blue, green, gate };
-        subscribed.subscribe(way, "");
+        let subscribed = Subscribed { source, target: to_target, name: name.to_owned(), blue, green, gate };
+        if way == Way::Proxy {
+            let proxied = pair.source.dsn_via(subscribed.gate.walgate.port(), name);
+            subscribed.alter(&format!("CONNECTION '{proxied}'"));
+            let walgate = &subscribed.gate.walgate;
+            walgate.lag_until(name, "its stream to pass", |report| report["observe"] == "proxy");
+        }
         subscribed
-    }
-
-    /// Creates the subscription, with more options, and waits for its first copy.
-    #[track_caller]
-    pub(crate) fn subscribe(&self, way: Way, options: &str) {
-        let port = if way == Way::Proxy { self.gate.walgate.port() } else { self.pair.source.port() };
-        self.green.run(&format!(
-            "CREATE SUBSCRIPTION {0} CONNECTION '{1}' PUBLICATION everything {options}",
-            self.name,
-            self.pair.source.dsn_via(port, &self.name)
-        ));
-        self.ready();
     }
 
     /// Waits until every table is copied.
     #[track_caller]
     pub(crate) fn ready(&self) {
-        self.green
-            .until("SELECT coalesce(string_agg(DISTINCT srsubstate::text, ''), 'r') FROM pg_subscription_rel", "r");
+        copied(&self.green);
     }
 
     /// Writes one order on the source, and returns its number.
@@ -71,7 +61,7 @@ impl<'a> Subscribed<'a> {
         self.green.until("SELECT count(*) FROM orders", &orders);
     }
 
-    /// The fence, with all that is needed for it to be proven quiet.
+    /// Alters the subscription.
     #[track_caller]
     pub(crate) fn alter(&self, what: &str) {
         self.green.run(&format!("ALTER SUBSCRIPTION {} {what}", self.name));
@@ -80,35 +70,39 @@ impl<'a> Subscribed<'a> {
     /// A session with the source that calls itself something.
     #[track_caller]
     pub(crate) fn application(&self, name: &str) -> Sql {
-        session_of(&self.pair.source, &self.name, name)
+        session_of(&self.source, name)
     }
 }
 
-impl Drop for Subscribed<'_> {
+impl Drop for Subscribed {
     fn drop(&mut self) {
-        // The next story on these servers is not to be disturbed. What is not there any more needs no end.
+        if std::thread::panicking() {
+            return;
+        }
+        // The next story on these servers is not to be disturbed. What has been ended already needs no end.
         let name = &self.name;
         for statement in ["DISABLE", "SET (slot_name = NONE)"] {
             let _ = self.green.try_rows(&format!("ALTER SUBSCRIPTION {name} {statement}"));
         }
         let _ = self.green.try_rows(&format!("DROP SUBSCRIPTION IF EXISTS {name}"));
-        let _ = self.blue.try_rows(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database()",
-        );
-        for _ in 0..100 {
-            let dropped = self.blue.try_rows(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()",
-            );
-            if dropped.is_ok() {
-                break;
+        let held = "pg_replication_slots WHERE database = current_database() AND NOT temporary";
+        let _ = self.blue.try_rows(&format!("SELECT pg_terminate_backend(active_pid) FROM {held} AND active"));
+        eventually("the slot to be dropped", || {
+            match self.blue.try_rows(&format!("SELECT pg_drop_replication_slot(slot_name) FROM {held}")) {
+                Err(error) if !error.is_closed() => Err(error),
+                _ => Ok(()),
             }
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
+        });
     }
 }
 
-/// A session with a database that calls itself something.
 #[track_caller]
-pub(crate) fn session_of(server: &Server, database: &str, application: &str) -> Sql {
-    Sql::connect(&format!("{} application_name={application}", server.dsn(database)))
+fn copied(target: &Sql) {
+    target.until("SELECT string_agg(DISTINCT srsubstate::text, '') FROM pg_subscription_rel", "r");
+}
+
+/// A session that calls itself something.
+#[track_caller]
+pub(crate) fn session_of(dsn: &str, application: &str) -> Sql {
+    Sql::connect(&format!("{dsn} application_name={application}"))
 }

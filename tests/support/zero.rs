@@ -73,8 +73,9 @@ impl ZeroCache {
         self.serves()
     }
 
+    /// Starts one that keeps its own state elsewhere; returns it when it serves, and its log if it ends before.
     #[track_caller]
-    fn launch(upstream: &str, state: &str, app: App<'_>) -> Result<ZeroCache, String> {
+    pub(crate) fn launch(upstream: &str, state: &str, app: App<'_>) -> Result<ZeroCache, String> {
         let directory = tempfile::tempdir().expect("a temporary directory can be made");
         let port = three_ports();
         let mut environment: Vec<(&'static str, String)> = [
@@ -171,6 +172,11 @@ impl ZeroCache {
     /// Where it tells how it is; its password is `x`.
     pub(crate) fn statz(&self) -> String {
         format!("http://127.0.0.1:{}/statz", self.port)
+    }
+
+    /// The port that it serves at.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// What it wrote so far.
