@@ -236,6 +236,7 @@ impl Keeper {
         if let Some(standing) = self.standing(phase) {
             return Err(FenceError::Standing(Box::new(standing)));
         }
+        let still = side.hold_still().await;
         let source = side.source();
         let unreachable = |error| FenceError::Unreachable { name: source.name().to_owned(), error };
         let taken = take_fence(&source.connector(), Reach::of(self.terms.kind), self.config.barrier)
@@ -247,6 +248,7 @@ impl Keeper {
         }
         let fence = Fence { taken: Some(Instant::now()), ..Fence::take(taken)? };
         lock(&self.fences).insert(Way::of(phase), fence.clone());
+        still.keep();
         lock(&self.shared).clear();
         tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence set");
         self.tell(GateEvent::Fenced(phase, fence.target_lsn));
@@ -257,6 +259,11 @@ impl Keeper {
     pub fn release(&self, phase: Phase) -> Option<Fence> {
         let fence = lock(&self.fences).remove(&Way::of(phase))?;
         lock(&self.shared).clear();
+        if let Some((side, _)) = self.sides(phase) {
+            side.let_go();
+        }
+        // How it stood was under this fence.
+        lock(&self.states).remove(&phase);
         tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence lifted");
         self.tell(GateEvent::Released(phase, fence.target_lsn));
         Some(fence)

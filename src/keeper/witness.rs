@@ -1,6 +1,7 @@
 //! One of a gate's two servers: asks it for the parts of the evidence that are wanted, through a session of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,12 @@ pub(super) struct Witness {
     reach: Reach,
     seen: Mutex<Seen>,
     session: tokio::sync::Mutex<Option<SqlSession>>,
+    /// Whether a fence stands on it: then nothing is written there, by walgate neither.
+    fenced: AtomicBool,
 }
+
+/// A server on which nothing is written.
+pub(super) struct Still<'a>(Option<&'a Witness>);
 
 /// What it has said.
 #[derive(Default)]
@@ -43,12 +49,28 @@ struct Seen {
 impl Witness {
     /// Of this server, on which so much work counts.
     pub(super) fn new(source: Arc<Source>, reach: Reach) -> Witness {
-        Witness { source, reach, seen: Mutex::default(), session: tokio::sync::Mutex::default() }
+        let fenced = AtomicBool::new(false);
+        Witness { source, reach, seen: Mutex::default(), session: tokio::sync::Mutex::default(), fenced }
     }
 
     /// The server.
     pub(super) fn source(&self) -> &Arc<Source> {
         &self.source
+    }
+
+    /// Nothing is written there once this returns, and as long as what it returns lives; if that is kept, until it is let
+    /// go.
+    pub(super) async fn hold_still(&self) -> Still<'_> {
+        self.fenced.store(true, Ordering::Relaxed);
+        let still = Still(Some(self));
+        // Whoever was about to write has done so then, and the next one looks.
+        drop(self.session.lock().await);
+        still
+    }
+
+    /// Something may be written there again.
+    pub(super) fn let_go(&self) {
+        self.fenced.store(false, Ordering::Relaxed);
     }
 
     /// What it has said so far.
@@ -99,6 +121,9 @@ impl Witness {
             }
         };
         for part in parts {
+            if *part == Part::Writable && self.fenced.load(Ordering::Relaxed) {
+                continue;
+            }
             let take: Box<dyn FnOnce(&mut Side) + Send> = match part {
                 Part::Reached => {
                     let reached = Piece::Seen { value: false, at: begun, from: "the server" };
@@ -148,6 +173,21 @@ fn taken<T: Send + 'static>(
     place: fn(&mut Side) -> &mut Piece<T>,
 ) -> Box<dyn FnOnce(&mut Side) + Send> {
     Box::new(move |side| *place(side) = piece)
+}
+
+impl Still<'_> {
+    /// Until it is let go.
+    pub(super) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        if let Some(witness) = self.0 {
+            witness.let_go();
+        }
+    }
 }
 
 impl Seen {
