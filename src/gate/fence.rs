@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::evidence::Activity;
+use super::evidence::{Activity, Fork};
 use crate::lag::History;
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
@@ -32,10 +32,17 @@ pub struct Fence {
     /// Which history the position is of.
     #[serde(skip)]
     pub history: Option<History>,
+    /// Where the timelines before the server's own ended, oldest first: two servers that were promoted are of the same
+    /// system and of timelines of the same number. `None` where that is not known.
+    #[serde(skip)]
+    pub forks: Option<Vec<Fork>>,
     /// The next transaction id when it was taken, if none but the barrier's was in progress or given meanwhile: as long
     /// as that is still the next one, nothing was committed behind the fence.
     #[serde(skip)]
     pub quiet_until: Option<u64>,
+    /// Whether its cutover has passed.
+    #[serde(skip)]
+    pub passed: bool,
     /// The first write behind it that was seen. Once seen it stands, whatever is seen later.
     pub stray: Option<Stray>,
     /// Why it holds no longer. Once lost it stays so, whatever is seen later.
@@ -65,6 +72,8 @@ pub struct Taken {
     pub after: Activity,
     /// Which history the server was of.
     pub history: History,
+    /// Where the timelines before its own ended, where that is known.
+    pub forks: Option<Vec<Fork>>,
     /// Whether the server is a standby.
     pub in_recovery: bool,
     /// When, by this machine's clock.
@@ -150,6 +159,8 @@ impl Fence {
             set_at: Some(taken.at),
             taken: None,
             history: Some(taken.history),
+            forks: taken.forks,
+            passed: false,
             quiet_until: (given && before.quiet && after.quiet).then_some(after.next_xid),
             stray: None,
             lost: None,
@@ -164,6 +175,8 @@ impl Fence {
             set_at: None,
             taken: None,
             history: None,
+            forks: None,
+            passed: false,
             quiet_until: None,
             stray: None,
             lost: None,

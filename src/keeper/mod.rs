@@ -462,6 +462,13 @@ impl Keeper {
         drop(settling);
         if receipt.is_some() {
             lock(&self.receipt).clone_from(&receipt);
+            if matches!(asked.phase, Phase::Cutover | Phase::Rollback) && asked.target_lsn.is_none() {
+                // The fence that was judged, unless another has taken its place.
+                let mut fences = lock(&self.fences);
+                let standing =
+                    fences.get_mut(&way).filter(|standing| fence.as_ref().is_some_and(|it| it.taken == standing.taken));
+                standing.into_iter().for_each(|standing| standing.passed = true);
+            }
         }
         self.note_state(asked.phase, &verdict);
         let consumers = evidence.consumers.into_values().filter_map(|consumer| consumer.report).collect();

@@ -3,12 +3,14 @@
 use tokio_postgres::types::PgLsn;
 
 use super::connect::Connector;
+use super::dsn::Host;
 use super::error::{ConnectError, Failure};
 use super::evidence::activity::{Reach, activity};
 use super::evidence::ready;
+use super::evidence::timeline::timeline_of;
 use super::look::failed;
 use super::sql::SqlSession;
-use crate::gate::{Activity, Barrier, Piece, Taken};
+use crate::gate::{Activity, Barrier, Fork, Piece, Taken};
 use crate::lag::History;
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
@@ -49,7 +51,7 @@ pub async fn take_fence(connector: &Connector, reach: Reach, barrier: bool) -> R
     if first.in_recovery {
         let Place { history, in_recovery, flushed, .. } = first;
         let barrier = Barrier::Unwritten(flushed);
-        return Ok(Taken { after: before.clone(), before, barrier, flushed, history, in_recovery, at });
+        return Ok(Taken { after: before.clone(), before, barrier, flushed, history, forks: None, in_recovery, at });
     }
     // Of a fence that is refused anyway nothing is to be left in the WAL.
     let barrier = if barrier && before.writers.is_empty() {
@@ -64,7 +66,19 @@ pub async fn take_fence(connector: &Connector, reach: Reach, barrier: bool) -> R
     };
     let Place { history, in_recovery, flushed, .. } = place(&session).await?;
     let after = at_work(&session, reach).await?;
-    Ok(Taken { before, barrier, flushed, after, history, in_recovery, at })
+    let forks = forks(connector, session.host(), history).await;
+    Ok(Taken { before, barrier, flushed, after, history, forks, in_recovery, at })
+}
+
+/// Where the timelines before its own ended; `None` if it does not say.
+async fn forks(connector: &Connector, host: &Host, history: History) -> Option<Vec<Fork>> {
+    // Before the first there is none.
+    if history.timeline == Some(1) {
+        return Some(Vec::new());
+    }
+    let seen = timeline_of(connector, host).await;
+    seen.history.value().filter(|seen| **seen == history)?;
+    seen.forks.value().cloned()
 }
 
 async fn at_work(session: &SqlSession, reach: Reach) -> Result<Activity, ConnectError> {

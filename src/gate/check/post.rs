@@ -68,13 +68,30 @@ fn timeline(case: &Case<'_>) -> Outcome {
     let (Some(now), Some(then)) = (now.timeline, then.timeline) else {
         return Err("which timeline the target is on is not known".into());
     };
+    let is_other = |timeline| {
+        let observed =
+            format!("timeline {timeline} does not come from the source's {then}: it is of another promotion");
+        Finds::fail(observed).with_fix(LOST)
+    };
     if now == then {
-        return Ok(
+        return Ok(if case.fresh(&case.evidence.target.standing)?.in_recovery {
             Finds::wait(format!("the target is still on timeline {now}")).with_fix("promote it: SELECT pg_promote()")
-        );
+        } else {
+            is_other(now)
+        });
     }
     let forks = case.fresh(&case.evidence.target.forks)?;
+    let before = fence.forks.as_ref().ok_or("where the source's own timelines forked was not seen")?;
+    if !before.iter().eq(forks.iter().filter(|fork| fork.timeline < then)) {
+        return Ok(is_other(now));
+    }
     Ok(match forks.iter().find(|fork| fork.timeline == then) {
+        Some(fork) if fork.at >= lsn && then > 1 && !fence.passed => {
+            return Err(format!(
+                "timeline {now} forks from {then}, of which there may be another by another promotion, and the cutover has not \
+                 passed under this fence"
+            ));
+        }
         Some(fork) if fork.at >= lsn => {
             Finds::pass(format!("timeline {now} forks from {then} at {}, past the fence at {lsn}", fork.at))
         }
@@ -82,10 +99,12 @@ fn timeline(case: &Case<'_>) -> Outcome {
             "timeline {now} forks from {then} at {}, before the fence at {lsn}: what was committed between is lost",
             fork.at
         ))
-        .with_fix("do not open the target; go back to the old source, or copy what is missing"),
-        None => Finds::fail(format!("timeline {now} does not come from {then}: it is of another promotion")),
+        .with_fix(LOST),
+        None => is_other(now),
     })
 }
+
+const LOST: &str = "do not open the target; go back to the old source, or copy what is missing";
 
 fn reverse(case: &Case<'_>) -> Outcome {
     let Some(reverse) = &case.terms.reverse else {
@@ -97,7 +116,7 @@ fn reverse(case: &Case<'_>) -> Outcome {
         match (slots.get(slot), back.iter().find(|subscription| subscription.slot.as_ref() == Some(slot))) {
             (None, _) => Finds::fail(format!("the target has no slot {slot}")),
             (_, None) => Finds::fail(format!("no subscription on the old source reads {slot}")),
-            (Some(slot_there), Some(subscription)) => match runs(subscription) {
+            (Some(slot_there), Some(subscription)) => match runs(subscription, case.terms.kind) {
                 finds if finds.status != Status::Pass => finds,
                 _ if !slot_there.active => Finds::wait(format!("nobody reads {slot}")),
                 runs => runs,
@@ -111,6 +130,13 @@ fn old_source(case: &Case<'_>) -> Outcome {
     let source = &case.evidence.source;
     if case.terms.accept_stopped_source && case.fresh(&source.stopped) == Ok(&true) {
         return Ok(Finds::pass("nothing listens there, as accept_stopped_source allows"));
+    }
+    case.fresh(&source.activity)?;
+    let history = case.fresh(&source.standing)?.history;
+    let then = case.fence().and_then(|fence| fence.history);
+    if let Some(then) = then.filter(|then| then.contradicts(history)) {
+        let observed = format!("what answers as the old source is {history}; the fence was set on {then}");
+        return Ok(Finds::fail(observed).with_fix("let the source's dsn lead to the old source itself"));
     }
     let activity = case.activity()?;
     if let Some(clients) = first_of(activity.clients.iter()) {
@@ -143,7 +169,11 @@ fn leftovers(case: &Case<'_>) -> Outcome {
     let stopped = case.terms.accept_stopped_source && case.fresh(&source.stopped) == Ok(&true);
     if !stopped {
         let slots = &case.fresh(&source.standing)?.slots;
-        if let Some(slot) = case.terms.consumers.iter().find(|slot| slots.contains_key(*slot)) {
+        let left = case.terms.consumers.iter().filter_map(|slot| slots.get_key_value(slot));
+        if let Some((slot, summary)) = left.min_by_key(|(_, summary)| summary.active) {
+            if summary.active {
+                return Ok(Finds::wait(format!("the forward slot {slot} is still in use")));
+            }
             return Ok(Finds::fail(format!("the forward slot {slot} is still there, and keeps WAL"))
                 .with_fix("drop its subscription, or SELECT pg_drop_replication_slot()"));
         }
