@@ -48,7 +48,7 @@ for attempt in 1 2 3 4 5; do # What was under way when writes were stopped may t
     walgate gate fence "$GATE" || status=$?
     if [ $status = 0 ]; then fenced=yes; break; fi
     if [ $status != 1 ] || [ $attempt = 5 ]; then exit $status; fi
-    sleep 2
+    sleep 1
 done
 
 if [ -n "$SEQUENCES" ]; then # They move no more, and the gate wants the target's at or past them.

@@ -4,13 +4,17 @@
 
 mod apply;
 mod careless;
+mod examples;
 mod healthy;
+mod pglogical;
 mod pollers;
 mod preflight;
 mod probe;
+mod rollback;
 mod scene;
 mod servers;
 mod slot;
+mod standby;
 mod subscribed;
 #[expect(dead_code, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
