@@ -33,6 +33,11 @@ impl PgTimestamp {
         PgTimestamp(self.0.saturating_add(i64::try_from(later.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// This time and `earlier` less, at least the beginning of time.
+    pub fn minus(self, earlier: Duration) -> PgTimestamp {
+        PgTimestamp(self.0.saturating_sub(i64::try_from(earlier.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     fn timestamp(self) -> Option<Timestamp> {
         Timestamp::from_microsecond(self.0.checked_add(EPOCH_UNIX_SECONDS * 1_000_000)?).ok()
     }

@@ -213,6 +213,10 @@ impl Daemon {
             let known = before.iter().position(|kept| kept.keeper.is_of(config, &source));
             self.gates.push(known.map_or_else(|| Kept::start(config, source), |known| before.swap_remove(known)));
         }
+        for (name, running) in &self.running {
+            let gates = self.config.gates.iter().filter(|gate| gate.terms.source == *name);
+            running.source().lag().keep_copies(gates.flat_map(|gate| gate.terms.consumers.iter().cloned()));
+        }
     }
 
     /// Shows over HTTP what runs.

@@ -104,6 +104,18 @@ pub struct Evidence {
     pub data: Piece<DataEvidence>,
 }
 
+impl Evidence {
+    /// When the oldest was seen of what counts, and changes from moment to moment.
+    pub fn observed(&self, now: Instant, staleness: Duration) -> Option<Instant> {
+        let sides = [&self.source, &self.target].into_iter();
+        let of_sides = sides
+            .flat_map(|side| [side.standing.at(), side.activity.at(), side.subscriptions.at(), side.receiver.at()]);
+        let of_consumers = self.consumers.values().flat_map(|consumer| [consumer.slot.at(), consumer.stream.at()]);
+        let counts = |at: &Instant| now.saturating_duration_since(*at) <= staleness;
+        of_sides.chain(of_consumers).flatten().filter(counts).min()
+    }
+}
+
 /// What was seen of one of the two servers. Which of it is asked for depends on the phase.
 #[derive(Clone, Debug, Default)]
 pub struct Side {

@@ -105,7 +105,7 @@ pub struct Answer {
     pub verdict: Verdict,
     /// How far behind the consumers are.
     pub consumers: Vec<ConsumerReport>,
-    /// When, by this machine's clock.
+    /// When the oldest was seen of what it rests on, by this machine's clock.
     pub observed_at: PgTimestamp,
     /// What proves a pass to others.
     pub receipt: Option<Receipt>,
@@ -161,7 +161,6 @@ impl Keeper {
     pub fn new(config: config::Gate, source: Arc<Source>) -> Keeper {
         let terms = config.terms.clone();
         let reach = Reach::of(terms.kind);
-        source.lag().keep_copies(terms.consumers.iter().cloned());
         let target = config.target.clone().map(|connector| {
             let stale_after = source.lag().stale_after();
             let observe = if terms.reverse.is_some() { Observe::Slot } else { Observe::Poll };
@@ -443,7 +442,7 @@ impl Keeper {
         let way = Way::of(asked.phase);
         let fence = lock(&self.fences).get(&way).cloned();
         let until = asked.target_lsn.or(fence.as_ref().map(|fence| fence.target_lsn));
-        let observed_at = PgTimestamp::now();
+        let issued_at = PgTimestamp::now();
         let evidence = self.evidence(asked.phase, until, now);
         let mut settling = lock(&self.settling);
         let case = Case {
@@ -455,10 +454,12 @@ impl Keeper {
             now: Instant::now(),
         };
         let verdict = crate::gate::judge(&case);
+        let oldest = evidence.observed(case.now, self.terms.limits.staleness);
+        let age = oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest));
         if let Some(until) = until.filter(|_| case.wants_data(&verdict)) {
             self.compare_data(asked.phase, until);
         }
-        let receipt = (verdict.state == Status::Pass).then(|| Receipt::issue(&case, &self.config.receipt, observed_at));
+        let receipt = (verdict.state == Status::Pass).then(|| Receipt::issue(&case, &self.config.receipt, issued_at));
         drop(settling);
         if receipt.is_some() {
             lock(&self.receipt).clone_from(&receipt);
@@ -472,6 +473,7 @@ impl Keeper {
         }
         self.note_state(asked.phase, &verdict);
         let consumers = evidence.consumers.into_values().filter_map(|consumer| consumer.report).collect();
+        let observed_at = issued_at.minus(age);
         let answer = Arc::new(Answer { verdict, consumers, observed_at, receipt });
         shared.retain(|_, (at, _)| young(at));
         shared.insert(asked, (now, Arc::clone(&answer)));

@@ -9,14 +9,15 @@ use crate::lsn::Lsn;
 /// The least WAL that a transaction which is decoded takes: its commit record, in bytes.
 const COMMIT: u64 = 32;
 
-/// For how long a slot must have been watched before anything is made of who takes it: while it is made and its consumer
-/// begins, it goes from one process to the next, and its position moves with each table that is copied.
-const WATCHED: Duration = Duration::from_secs(5);
+/// For how long nothing is made of who takes a slot that has appeared: while it is made and its consumer begins, it goes
+/// from one process to the next, and its position moves with each table that is copied.
+const SET_UP: Duration = Duration::from_secs(5);
 
 /// A slot, since when it is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotLife {
-    /// The source's flush position at the first look that showed this very slot.
+    /// Where the source was, at the least, when the first look showed this very slot: it was created before. A look reads the
+    /// flush position first, and a slot may be created between; that one has confirmed more.
     pub since: Lsn,
     /// Whether one of its name was there before, and this is another.
     pub renewed: Renewed,
@@ -25,8 +26,8 @@ pub struct SlotLife {
     decoded_transactions: u64,
     /// The source's flush position at the last look that showed it; `None` once it was seen to be gone.
     seen: Option<Lsn>,
-    /// When it was first seen.
-    first: Instant,
+    /// When it appeared, where it was not there from the first look on.
+    appeared: Option<Instant>,
 }
 
 /// Whether a slot is another one than a slot of its name that was there before.
@@ -41,15 +42,15 @@ pub enum Renewed {
 }
 
 impl SlotLife {
-    /// Of a slot that is seen for the first time.
-    pub fn new(row: &SlotRow, flushed: Lsn, now: Instant) -> SlotLife {
+    /// Of a slot that is seen for the first time; `appeared` where an earlier look has not shown it.
+    pub fn new(row: &SlotRow, flushed: Lsn, appeared: Option<Instant>) -> SlotLife {
         SlotLife {
-            since: flushed,
+            since: since(row, flushed),
             renewed: Renewed::No,
             pid: row.active_pid,
             decoded_transactions: row.decoded_transactions.unwrap_or(0),
             seen: Some(flushed),
-            first: now,
+            appeared,
         }
     }
 
@@ -74,10 +75,10 @@ impl SlotLife {
         if !same {
             let renewed = match self.seen {
                 None => Renewed::Certainly,
-                Some(_) if now.saturating_duration_since(self.first) < WATCHED => Renewed::No,
+                Some(_) if self.appeared.is_some_and(|at| now.saturating_duration_since(at) < SET_UP) => Renewed::No,
                 Some(_) => Renewed::Perhaps,
             };
-            (self.since, self.renewed) = (flushed, self.renewed.max(renewed));
+            (self.since, self.renewed) = (since(row, flushed), self.renewed.max(renewed));
         }
         *self = SlotLife {
             pid: row.active_pid,
@@ -87,4 +88,8 @@ impl SlotLife {
         };
         same
     }
+}
+
+fn since(row: &SlotRow, flushed: Lsn) -> Lsn {
+    flushed.max(row.confirmed_flush.unwrap_or_default())
 }

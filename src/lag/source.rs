@@ -2,6 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Not as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -61,8 +62,10 @@ pub struct SourceLag {
     copied: Option<BTreeSet<SlotName>>,
     /// The slots whose copies are of use even where nothing is pending.
     kept: BTreeSet<SlotName>,
-    /// Every slot that was ever seen on this system.
-    lives: BTreeMap<SlotName, SlotLife>,
+    /// Every slot that was ever seen, by the system that it was seen on: another one may be there for a while only.
+    lives: BTreeMap<(u64, SlotName), SlotLife>,
+    /// The systems that were ever looked at.
+    looked: BTreeSet<u64>,
 }
 
 impl SourceLag {
@@ -84,6 +87,7 @@ impl SourceLag {
             copied: None,
             kept: BTreeSet::new(),
             lives: BTreeMap::new(),
+            looked: BTreeSet::new(),
         }
     }
 
@@ -105,17 +109,18 @@ impl SourceLag {
         self.consumers.retain(|slot, consumer| {
             consumer.is_attached() || poll.slots.contains_key(slot) || is_elsewhere(consumer, &poll)
         });
-        for (slot, life) in &mut self.lives {
-            if !poll.slots.contains_key(slot) {
+        let system = poll.history.system;
+        for ((of, slot), life) in &mut self.lives {
+            if *of == system && !poll.slots.contains_key(slot) {
                 life.gone();
             }
         }
+        let appeared = self.looked.insert(system).not().then_some(now);
         for (slot, row) in &poll.slots {
-            let life = self.lives.entry(slot.clone());
-            let renewed = match life {
+            let renewed = match self.lives.entry((system, slot.clone())) {
                 Entry::Occupied(mut known) => !known.get_mut().goes_on(row, poll.flushed, now),
                 Entry::Vacant(new) => {
-                    new.insert(SlotLife::new(row, poll.flushed, now));
+                    new.insert(SlotLife::new(row, poll.flushed, appeared));
                     false
                 }
             };
@@ -144,11 +149,8 @@ impl SourceLag {
     /// The server says which history it is of. After a failover or a restore nothing that was known holds:
     /// every consumer starts anew, as unknown.
     pub fn identify(&mut self, history: History) {
-        if let Some(known) = self.history.filter(|known| known.contradicts(history)) {
+        if self.history.is_some_and(|known| known.contradicts(history)) {
             self.forget();
-            if known.system != history.system {
-                self.lives.clear();
-            }
         }
         let timeline = history.timeline.or(self.history.and_then(|known| known.timeline));
         self.history = Some(History { timeline, ..history });
@@ -284,7 +286,7 @@ impl SourceLag {
 
     /// Since when a slot is the same.
     pub fn life(&self, slot: &SlotName) -> Option<&SlotLife> {
-        self.lives.get(slot)
+        self.lives.get(&(self.history?.system, slot.clone()))
     }
 
     /// Whether there is such a consumer.

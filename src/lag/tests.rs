@@ -212,6 +212,9 @@ fn a_slot_that_is_found_on_a_promoted_server_may_be_another() {
     bench.history = History { system: 2, timeline: Some(1) };
     bench.poll(3, 120);
     assert_eq!(bench.lag.life(&slot).unwrap().renewed, Renewed::No, "of another system nothing was seen before");
+    bench.history = History { system: 1, timeline: Some(2) };
+    bench.poll(4, 140);
+    assert_eq!(bench.lag.life(&slot).unwrap().renewed, Renewed::Certainly, "nobody has looked meanwhile");
 }
 
 #[test]
@@ -598,7 +601,7 @@ fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
     let first = Instant::now();
     let later = first + Duration::from_secs(5);
     let after = |next: SlotRow| {
-        let mut life = SlotLife::new(&held(1, 900, Some(5)), Lsn(1000), first);
+        let mut life = SlotLife::new(&held(1, 900, Some(5)), Lsn(1000), None);
         life.goes_on(&next, Lsn(1100), later);
         (life.renewed, life.since)
     };
@@ -610,7 +613,7 @@ fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
     let perhaps = (Renewed::Perhaps, Lsn(1100));
     assert_eq!(after(held(2, 1000, Some(4))), perhaps);
     assert_eq!(after(held(2, 1000, None)), perhaps);
-    let mut life = SlotLife::new(&held(1, 900, Some(3)), Lsn(1000), first);
+    let mut life = SlotLife::new(&held(1, 900, Some(3)), Lsn(1000), Some(first));
     life.goes_on(&held(2, 1000, Some(3)), Lsn(1100), first);
     assert_eq!((life.renewed, life.since), (Renewed::No, Lsn(1100)), "it is still being set up");
     life.goes_on(&held(3, 1100, Some(3)), Lsn(1200), later);
