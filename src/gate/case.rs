@@ -85,7 +85,7 @@ impl<'a> Case<'a> {
     /// # Errors
     /// If it is missing or too old, with why.
     pub fn fresh<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
-        let value = self.recent(piece)?;
+        let value = piece.fresh(self.now, self.terms.limits.staleness)?;
         let is_under_fence =
             matches!(self.asked.phase, Phase::Cutover | Phase::Rollback) && self.asked.target_lsn.is_none();
         let taken = self.fence.and_then(|fence| fence.taken).filter(|_| is_under_fence);
@@ -95,14 +95,6 @@ impl<'a> Case<'a> {
             }
             _ => Ok(value),
         }
-    }
-
-    /// A piece of evidence of what changes seldom: it may have been seen before the fence was set.
-    ///
-    /// # Errors
-    /// If it is missing or too old, with why.
-    pub(super) fn recent<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
-        piece.fresh(self.now, self.terms.limits.staleness)
     }
 
     /// Whether nothing but the comparison of the data is missing, so that it is worth beginning.

@@ -331,6 +331,17 @@ fn what_was_seen_before_the_fence_says_nothing_of_what_came_after_it() {
         let seen_before = |check: &&Check| check.observed.contains("has not been looked at since the fence was set");
         assert!(verdict.checks.iter().any(|check| seen_before(&check)), "{verdict:#?}");
     }
+    // A table that was published, or made, just before the fence.
+    for (phase, check) in [(Phase::Cutover, "subscription"), (Phase::Rollback, "unreplicated")] {
+        let mut scene = Scene::of(Kind::Subscription, phase);
+        scene.terms.reverse = Some(Reverse { consumers: vec![slot()] });
+        scene.fence().taken = Some(scene.now);
+        let now = scene.now;
+        scene.evidence.target.subscriptions =
+            seen(scene.evidence.target.subscriptions.value().expect("it is seen").clone(), now);
+        let (is, observed) = scene.check(check);
+        assert!(is == Status::Unknown && observed.contains("since the fence was set"), "{check}: {is}: {observed}");
+    }
 }
 
 /// One thing that is wrong, and what a check makes of it.

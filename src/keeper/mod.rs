@@ -23,7 +23,7 @@ pub use assemble::{consumer, consumers, standing};
 
 use crate::config;
 use crate::gate::{
-    Asked, Case, Evidence, Fence, Phase, Piece, Receipt, Refusal, Settling, Side, Status, Stray, Terms, Verdict,
+    Asked, Case, Evidence, Fence, Kind, Phase, Piece, Receipt, Refusal, Settling, Side, Status, Stray, Terms, Verdict,
 };
 use crate::ident::SlotName;
 use crate::lag::{ConsumerReport, Observe};
@@ -34,7 +34,7 @@ use crate::source::{self, ConnectError, Source, take_fence};
 use crate::time::PgTimestamp;
 use data::Comparing;
 use parts::Part;
-use witness::Witness;
+use witness::{Witness, is_over};
 
 /// Between two rounds while somebody waits, and while somebody asks now and then.
 const WAITED_FOR: Duration = Duration::from_millis(50);
@@ -334,7 +334,7 @@ impl Keeper {
         let subscriptions = BTreeSet::from([Part::Subscriptions]);
         for side in self.target.iter().chain(back) {
             while side.side().subscriptions.value().is_none() {
-                side.ask(&subscriptions).await;
+                side.ask(&subscriptions, None).await;
                 sleep(ASKED_FOR).await;
             }
         }
@@ -371,7 +371,9 @@ impl Keeper {
                 self.demanded.notified().await;
                 continue;
             }
-            if audited.is_none_or(|at| begun.saturating_duration_since(at) >= AUDITED) {
+            let fenced = |phase| self.standing(phase).and_then(|fence| fence.taken);
+            let (fenced, fenced_back) = (fenced(Phase::Cutover), fenced(Phase::Rollback));
+            if audited.is_none_or(|at| is_over(at, begun, AUDITED, fenced)) {
                 self.source.source().want_audit();
                 audited = Some(begun);
             }
@@ -388,7 +390,7 @@ impl Keeper {
             let [source, target] = &wanted;
             let of_target = async {
                 if let Some(witness) = &self.target {
-                    round(witness, target).await;
+                    round(witness, target, fenced_back).await;
                 }
             };
             let of_replica = async {
@@ -397,7 +399,7 @@ impl Keeper {
                     *lock(&self.replica_seen) = seen;
                 }
             };
-            tokio::join!(round(&self.source, source), of_target, of_replica);
+            tokio::join!(round(&self.source, source, fenced), of_target, of_replica, self.audited_since(fenced));
             self.rounds.send_replace(Some((phases, begun)));
             let pause = if self.waiting.load(Ordering::Relaxed) > 0 { WAITED_FOR } else { ASKED_FOR };
             tokio::select! {
@@ -405,6 +407,16 @@ impl Keeper {
                 // Not at once: many may ask one after the other.
                 () = self.demanded.notified() => sleep(WAITED_FOR).await,
             }
+        }
+    }
+
+    /// Waits for an audit of the source that was begun after its fence was set, where one counts, and not for long: a large
+    /// catalog is not read at once.
+    async fn audited_since(&self, fenced: Option<Instant>) {
+        if let Some(fenced) = fenced.filter(|_| self.terms.kind == Kind::Subscription) {
+            let mut audits = self.source.source().audits();
+            let since = audits.wait_for(|report| report.as_ref().is_some_and(|report| report.begun >= fenced));
+            let _ = tokio::time::timeout(ASKED_FOR, since).await;
         }
     }
 
@@ -555,7 +567,7 @@ impl Keeper {
 }
 
 /// Asks one server for what is wanted, and has it looked at.
-async fn round(witness: &Witness, wanted: &BTreeSet<Part>) {
+async fn round(witness: &Witness, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
     if wanted.is_empty() {
         return;
     }
@@ -566,7 +578,7 @@ async fn round(witness: &Witness, wanted: &BTreeSet<Part>) {
         // If it does not come, what was seen last grows old.
         let _ = tokio::time::timeout(ASKED_FOR, looks.changed()).await;
     };
-    tokio::join!(witness.ask(wanted), look);
+    tokio::join!(witness.ask(wanted, fenced), look);
 }
 
 /// Somebody waits while this lives.

@@ -83,12 +83,12 @@ impl Witness {
         self.seen().catalog.clone()
     }
 
-    /// Asks for what is wanted and due. If it does not answer, nothing that it has said before counts any more.
-    pub(super) async fn ask(&self, wanted: &BTreeSet<Part>) {
+    /// Asks for what is wanted and due: read too long ago, or before a fence was set there. If it does not answer, nothing that it has said before counts any more.
+    pub(super) async fn ask(&self, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
         let begun = Instant::now();
         let due = |part: &Part| {
             let asked = self.seen().asked.get(part).copied();
-            asked.is_none_or(|asked| begun.saturating_duration_since(asked) >= part.lasts())
+            asked.is_none_or(|asked| is_over(asked, begun, part.lasts(), fenced))
         };
         let due: Vec<Part> = wanted.iter().copied().filter(due).collect();
         let mut session = self.session.lock().await;
@@ -173,6 +173,11 @@ fn taken<T: Send + 'static>(
     place: fn(&mut Side) -> &mut Piece<T>,
 ) -> Box<dyn FnOnce(&mut Side) + Send> {
     Box::new(move |side| *place(side) = piece)
+}
+
+/// Whether what was begun then is to be begun again: it was so long ago, or before the fence.
+pub(super) fn is_over(then: Instant, now: Instant, lasts: Duration, fenced: Option<Instant>) -> bool {
+    now.saturating_duration_since(then) >= lasts || fenced.is_some_and(|fenced| then < fenced)
 }
 
 impl Still<'_> {

@@ -425,7 +425,7 @@ fn knows_all(case: &Case<'_>, slot: &SlotName, subscription: &Subscription) -> O
         return Ok(finds);
     }
     let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
-    let published = case.recent(&consumer.published)?;
+    let published = case.fresh(&consumer.published)?;
     let name = &subscription.name;
     Ok(match first_of(published.iter().filter(|table| !subscription.tables.contains_key(*table))) {
         None => finds,

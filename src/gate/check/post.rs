@@ -194,7 +194,7 @@ pub(super) fn unreplicated(case: &Case<'_>) -> Outcome {
     if case.terms.kind == Kind::Standby {
         return Ok(Finds::skip("a standby has everything but what is unlogged"));
     }
-    let left_out = case.recent(&case.evidence.source.unreplicated)?;
+    let left_out = case.fresh(&case.evidence.source.unreplicated)?;
     let mut open = left_out.iter().filter(|item| !is_accepted(case, &item.name));
     let all = first_of(open.clone().map(|item| format!("{} ({})", item.name, item.what)));
     let Some((first, all)) = open.next().zip(all) else {
