@@ -62,7 +62,7 @@ fn gate(source: &Server, slot: &str, target: &Server, more: &str) -> Gate {
 
 /// Waits for an answer after one that was a pass: what was seen half a second ago may still answer.
 #[track_caller]
-fn becomes(gate: &Gate, phase: &str, state: &str, said: &str) -> Answer {
+pub(crate) fn becomes(gate: &Gate, phase: &str, state: &str, said: &str) -> Answer {
     eventually(&format!("{phase} to become {state}: {said}"), || match gate.ask(phase, "") {
         answer if answer.is(state, said) => Ok(answer),
         answer => Err(answer),
@@ -127,7 +127,7 @@ fn change_over(major: u32, accepts_stopped: bool) {
     assert!(answer.said("timeline").contains(&format!("past the fence at {fence}")), "{answer}");
     let application = cluster.sql();
     application.run("SELECT pg_drop_replication_slot('new')");
-    gate.until("post", "wait", "connected to the old source");
+    becomes(&gate, "post", "wait", "connected to the old source");
     drop(application);
     gate.until("post", "pass", "");
 
