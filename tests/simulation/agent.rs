@@ -229,6 +229,7 @@ impl Agent {
                         flushed,
                         after: look.seen,
                         history: server.history(),
+                        forks: None,
                         in_recovery: false,
                         at: PgTimestamp(0),
                     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use walgate::gate::{Evidence, Fence, Piece, Status, Taken, Terms, Verdict};
-use walgate::lag::Followed;
+use walgate::lag::{Followed, Renewed};
 use walgate::lsn::Lsn;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Mutant {
                     if let Piece::Seen { value: Some(slot), .. } = &mut consumer.slot {
                         match self {
                             Mutant::SlotIsSame => slot.life.since = Lsn::INVALID,
-                            _ => slot.life.renewed = false,
+                            _ => slot.life.renewed = Renewed::No,
                         }
                     }
                 }

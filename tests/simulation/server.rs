@@ -373,6 +373,7 @@ impl Server {
             safe_wal_size: None,
             invalidation_reason: None,
             inactive_since: None,
+            decoded_transactions: None,
             reader: Reader {
                 flush: slot.flush.valid().filter(|_| reading),
                 replay: slot.replay.valid().filter(|_| reading),
