@@ -33,6 +33,9 @@ impl Asked {
     }
 }
 
+/// For how long what was read of a catalog counts.
+const SETTLED: Duration = Duration::from_secs(60);
+
 /// Everything that a verdict depends on.
 #[derive(Clone, Copy, Debug)]
 pub struct Case<'a> {
@@ -40,6 +43,8 @@ pub struct Case<'a> {
     pub terms: &'a Terms,
     /// What is asked of it.
     pub asked: Asked,
+    /// When it was asked, where that is known: a position of the caller's is of before.
+    pub asked_at: Option<Instant>,
     /// What was seen; in a rollback with source and target exchanged.
     pub evidence: &'a Evidence,
     /// The fence that stands, on the side that is the source here.
@@ -59,9 +64,18 @@ impl<'a> Case<'a> {
     /// The fence that is asked about: the caller's own position before the one that stands.
     pub fn fence(&self) -> Option<Cow<'a, Fence>> {
         match self.asked.target_lsn {
-            Some(lsn) => Some(Cow::Owned(Fence::of_caller(lsn))),
-            None => self.fence.map(Cow::Borrowed),
+            Some(lsn) if !self.is_standing(lsn) => {
+                let history = self.fence.and_then(|fence| fence.history);
+                Some(Cow::Owned(Fence { history, ..Fence::of_caller(lsn) }))
+            }
+            _ => self.fence.map(Cow::Borrowed),
         }
+    }
+
+    /// Whether a caller's position is that of the fence that stands, or that one has been lost or written behind: what has
+    /// happened to it is not to be passed by.
+    fn is_standing(&self, lsn: Lsn) -> bool {
+        self.fence.is_some_and(|fence| fence.target_lsn == lsn || fence.lost.is_some() || fence.stray.is_some())
     }
 
     /// T.
@@ -86,14 +100,34 @@ impl<'a> Case<'a> {
     /// If it is missing or too old, with why.
     pub fn fresh<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
         let value = piece.fresh(self.now, self.terms.limits.staleness)?;
-        let is_under_fence =
-            matches!(self.asked.phase, Phase::Cutover | Phase::Rollback) && self.asked.target_lsn.is_none();
-        let taken = self.fence.and_then(|fence| fence.taken).filter(|_| is_under_fence);
+        self.since_fence(piece)?;
+        Ok(value)
+    }
+
+    /// A piece that a large catalog is read for, which takes its time: it counts for a minute, but not from before the fence.
+    ///
+    /// # Errors
+    /// If it is missing or too old, with why.
+    pub fn settled<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
+        let value = piece.fresh(self.now, SETTLED.max(self.terms.limits.staleness))?;
+        self.since_fence(piece)?;
+        Ok(value)
+    }
+
+    /// What was seen before the fence was set says nothing of what has happened since; nor, of a position of the caller's,
+    /// what was seen before the caller asked.
+    fn since_fence<T>(&self, piece: &Piece<T>) -> Result<(), String> {
+        let caller = self.asked.target_lsn.filter(|lsn| !self.is_standing(*lsn));
+        let taken = match caller {
+            Some(_) => self.asked_at,
+            None => self.fence.and_then(|fence| fence.taken),
+        };
+        let taken = taken.filter(|_| matches!(self.asked.phase, Phase::Cutover | Phase::Rollback));
         match piece {
             Piece::Seen { at, from, .. } if taken.is_some_and(|taken| *at < taken) => {
                 Err(format!("{from} has not been looked at since the fence was set"))
             }
-            _ => Ok(value),
+            _ => Ok(()),
         }
     }
 

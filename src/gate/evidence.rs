@@ -365,6 +365,6 @@ pub struct DataEvidence {
     pub different: Vec<(TableName, String)>,
     /// Tables of which not everything was looked at, with why.
     pub unseen: Vec<(TableName, String)>,
-    /// The fence that it was begun under; data that were compared before writes stopped prove nothing.
-    pub under: Option<Lsn>,
+    /// When the fence was set that it was begun under; data that were compared before writes stopped prove nothing.
+    pub under: Option<Instant>,
 }

@@ -40,6 +40,10 @@ pub struct Fence {
     /// as that is still the next one, nothing was committed behind the fence.
     #[serde(skip)]
     pub quiet_until: Option<u64>,
+    /// What `pg_logical_emit_message` returned for the barrier: behind every commit before it, and not behind where its own
+    /// begins.
+    #[serde(skip)]
+    pub barrier_lsn: Option<Lsn>,
     /// Whether its cutover has passed.
     #[serde(skip)]
     pub passed: bool,
@@ -89,6 +93,8 @@ pub enum Barrier {
         nonce: String,
         /// Its transaction id, with the epoch.
         xid: u64,
+        /// What the function returned.
+        at: Lsn,
     },
     /// Nothing was written; the insert position was here.
     Unwritten(Lsn),
@@ -146,12 +152,14 @@ impl Fence {
             return Err(Refusal::Writers(writers));
         }
         let (before, after) = (&taken.before, &taken.after);
-        let (nonce, given) = match taken.barrier {
-            Barrier::Written { nonce, xid } => (Some(nonce), before.next_xid == xid && after.next_xid == xid + 1),
+        let (nonce, barrier_lsn, given) = match taken.barrier {
+            Barrier::Written { nonce, xid, at } => {
+                (Some(nonce), Some(at), before.next_xid == xid && after.next_xid == xid + 1)
+            }
             Barrier::Unwritten(inserted) if !is_flushed(inserted, taken.flushed) => {
                 return Err(Refusal::Unflushed { inserted, flushed: taken.flushed });
             }
-            Barrier::Unwritten(_) => (None, before.next_xid == after.next_xid),
+            Barrier::Unwritten(_) => (None, None, before.next_xid == after.next_xid),
         };
         Ok(Fence {
             target_lsn: taken.flushed,
@@ -160,6 +168,7 @@ impl Fence {
             taken: None,
             history: Some(taken.history),
             forks: taken.forks,
+            barrier_lsn,
             passed: false,
             quiet_until: (given && before.quiet && after.quiet).then_some(after.next_xid),
             stray: None,
@@ -176,6 +185,7 @@ impl Fence {
             taken: None,
             history: None,
             forks: None,
+            barrier_lsn: None,
             passed: false,
             quiet_until: None,
             stray: None,

@@ -137,7 +137,8 @@ impl fmt::Debug for ReceiptKey {
 impl Receipt {
     /// The receipt of a case that has passed just now, signed where there is a key.
     pub fn issue(case: &Case<'_>, terms: &ReceiptTerms, now: PgTimestamp) -> Receipt {
-        let fence = case.fence();
+        // Before the fence nothing was proven of it.
+        let fence = case.fence().filter(|_| case.asked.phase != Phase::Preflight);
         let standing = case.evidence.source.standing.value().map(|standing| standing.history);
         let history = fence.as_ref().and_then(|fence| fence.history).or(standing);
         let slot = |slot: &SlotName| {
@@ -152,7 +153,7 @@ impl Receipt {
             system_identifier: history.map(|history| history.system.to_string()),
             timeline: history.and_then(|history| history.timeline),
             slots: case.consumers().iter().map(slot).collect(),
-            target_lsn: case.target_lsn(),
+            target_lsn: fence.as_ref().map(|fence| fence.target_lsn),
             nonce: fence.and_then(|fence| fence.nonce.clone()),
             issued_at: now,
             expires_at: now.plus(terms.ttl),

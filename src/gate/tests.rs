@@ -53,6 +53,7 @@ impl Scene {
             taken: Some(now - Duration::from_secs(1)),
             history: Some(BLUE),
             forks: Some(Vec::new()),
+            barrier_lsn: None,
             passed: false,
             quiet_until: Some(100),
             stray: None,
@@ -65,6 +66,9 @@ impl Scene {
         }
         let mut scene =
             Scene { terms, evidence: evidence(kind, now), fence: Some(fence), settling, asked: Asked::of(phase), now };
+        if kind == Kind::Standby && phase != Phase::Post {
+            scene.evidence.target.replication.edit(|now| now.timeline = Some(1));
+        }
         if phase == Phase::Post {
             // It has taken over.
             scene.evidence.source.standing.edit(|source| source.slots.clear());
@@ -75,7 +79,7 @@ impl Scene {
 
     fn verdict(&self) -> Verdict {
         let Scene { terms, evidence, fence, settling, asked, now } = self;
-        judge(&Case { terms, asked: *asked, evidence, fence: fence.as_ref(), settling, now: *now })
+        judge(&Case { terms, asked: *asked, asked_at: None, evidence, fence: fence.as_ref(), settling, now: *now })
     }
 
     /// How a check stands, and what it says.
@@ -119,6 +123,7 @@ fn evidence(kind: Kind, now: Instant) -> Evidence {
         pending: Figures::default(),
         newest: Some(Lsn(0xf00)),
         behind: None,
+        from: Some(Lsn(0x900)),
         doubtful: false,
         moved: None,
         shown: true,
@@ -509,6 +514,8 @@ fn a_target_shows_by_itself_what_it_has() {
                 scene.evidence.replica.edit(|replica| *replica = Lsn(0xeff))
             }),
             ("applied", Unknown, "no answer", |scene| scene.evidence.replica = Piece::Unseen("no answer".into())),
+            ("applied", Unknown, "nothing was published", |scene| scene.stream(|stream| stream.newest = None)),
+            ("applied", Wait, "before the barrier at 0/FF0", |scene| scene.fence().barrier_lsn = Some(Lsn(0xff0))),
         ],
     );
     assert_each(
@@ -524,6 +531,9 @@ fn a_target_shows_by_itself_what_it_has() {
             ("applied", Fail, "system 8", |scene| scene.evidence.target.standing.edit(|now| now.history.system = 8)),
             ("applied", Fail, "no standby any more", |scene| {
                 scene.evidence.target.standing.edit(|now| now.in_recovery = false);
+            }),
+            ("applied", Fail, "replays system 7, timeline 3", |scene| {
+                scene.evidence.target.replication.edit(|now| now.timeline = Some(3));
             }),
             ("applied", Fail, "timeline 2", |scene| {
                 scene.evidence.target.receiver.edit(|receiver| receiver.timeline = Some(2));
@@ -558,6 +568,10 @@ fn a_write_behind_the_fence_is_noticed_by_its_transaction_id_or_on_the_stream() 
                 scene.evidence.source.activity.edit(|now| now.next_xid = 101);
                 scene.consumer().stream = Piece::Unseen("none".into());
             }),
+            ("stray-writes", Unknown, "without a break since the fence", |scene| {
+                scene.evidence.source.activity.edit(|now| now.next_xid = 101);
+                scene.stream(|stream| stream.from = Some(Lsn(0x1001)));
+            }),
             ("stray-writes", Unknown, "may have been missed", |scene| {
                 scene.fence().quiet_until = None;
                 scene.stream(|stream| stream.doubtful = true);
@@ -568,19 +582,22 @@ fn a_write_behind_the_fence_is_noticed_by_its_transaction_id_or_on_the_stream() 
 
 #[test]
 fn data_are_equal_only_if_they_were_compared_whole_under_this_fence() {
-    let compared = |data: DataEvidence| {
+    let compared = |data: DataEvidence, under: i64| {
         let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);
         scene.terms.data = true;
+        let taken = scene.fence().taken.unwrap();
+        let under = if under == 0 { taken } else { taken - Duration::from_secs(60) };
+        let data = DataEvidence { under: Some(under), ..data };
         scene.evidence.data = seen(data, scene.now - Duration::from_secs(600));
         scene.check("data").0
     };
-    let equal = DataEvidence { equal: 1, under: Some(T), ..DataEvidence::default() };
-    assert_eq!(compared(equal.clone()), Status::Pass);
-    assert_eq!(compared(DataEvidence { under: Some(Lsn(0x900)), ..equal.clone() }), Status::Wait);
-    assert_eq!(compared(DataEvidence { equal: 0, ..equal.clone() }), Status::Unknown, "nothing was looked at");
+    let equal = DataEvidence { equal: 1, ..DataEvidence::default() };
+    assert_eq!(compared(equal.clone(), 0), Status::Pass);
+    assert_eq!(compared(equal.clone(), -60), Status::Wait);
+    assert_eq!(compared(DataEvidence { equal: 0, ..equal.clone() }, 0), Status::Unknown, "nothing was looked at");
     let tables = vec![(table("orders"), "1 row is missing".to_owned())];
-    assert_eq!(compared(DataEvidence { different: tables.clone(), ..equal.clone() }), Status::Fail);
-    assert_eq!(compared(DataEvidence { unseen: tables, ..equal }), Status::Unknown);
+    assert_eq!(compared(DataEvidence { different: tables.clone(), ..equal.clone() }, 0), Status::Fail);
+    assert_eq!(compared(DataEvidence { unseen: tables, ..equal }, 0), Status::Unknown);
     let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);
     scene.terms.data = true;
     assert_eq!(scene.check("data").0, Status::Unknown);
@@ -805,7 +822,7 @@ fn a_fence_is_refused_while_anybody_may_still_commit() {
     let quiet = |next_xid| Activity { next_xid, quiet: true, ..Activity::default() };
     let taken = Taken {
         before: quiet(100),
-        barrier: Barrier::Written { nonce: "n".into(), xid: 100 },
+        barrier: Barrier::Written { nonce: "n".into(), xid: 100, at: Lsn(0xff0) },
         flushed: T,
         after: quiet(101),
         history: BLUE,
@@ -839,4 +856,31 @@ fn a_fence_is_refused_while_anybody_may_still_commit() {
     // At the end of a page the insert position is behind the next page's header already.
     assert!(Fence::take(unwritten(0x2018, 0x2000)).is_ok());
     assert!(Fence::take(unwritten(0x2030, 0x2000)).is_err());
+}
+
+#[test]
+fn a_position_of_the_callers_passes_by_nothing_that_has_happened_to_the_fence() {
+    let asked = |scene: &mut Scene, lsn| scene.asked.target_lsn = Some(lsn);
+    for (lsn, stray) in [(T, true), (Lsn(0xf80), true), (Lsn(0xf80), false)] {
+        let mut scene = Scene::of(Kind::Slot, Phase::Cutover);
+        asked(&mut scene, lsn);
+        assert_ne!(scene.verdict().state, Status::Fail);
+        if stray {
+            scene.fence().stray = Some(Stray { commit_lsn: Lsn(0x1004), table: None });
+        } else {
+            scene.fence().lost = Some("it moved".into());
+        }
+        assert_eq!(scene.verdict().state, Status::Fail);
+    }
+    // What was seen before the caller asked is of before the position.
+    let mut scene = Scene::of(Kind::Slot, Phase::Cutover);
+    asked(&mut scene, Lsn(0xf80));
+    scene.evidence.source.activity.edit(|now| now.next_xid = 101);
+    assert_eq!(scene.verdict().state, Status::Pass, "{:#?}", scene.verdict());
+    let verdict = {
+        let Scene { terms, evidence, fence, settling, asked, now } = &scene;
+        let fence = fence.as_ref();
+        judge(&Case { terms, asked: *asked, asked_at: Some(*now), evidence, fence, settling, now: *now })
+    };
+    assert_eq!(verdict.state, Status::Unknown);
 }

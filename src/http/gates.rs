@@ -235,7 +235,8 @@ pub(super) async fn receipt(
     let gate = named(gate, &view)?;
     query.map_err(|rejection| bad(rejection.body_text()))?;
     let none = || {
-        let detail = format!("gate {} has not passed since walgate started", gate.terms().name);
+        let detail =
+            format!("gate {} has passed under no fence that still holds since walgate started", gate.terms().name);
         Problem::new(StatusCode::NOT_FOUND, detail)
     };
     gate.receipt().map(Json).ok_or_else(none)

@@ -8,7 +8,6 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Way, lock};
 use crate::gate::{DataEvidence, Phase, Piece, Terms};
-use crate::lsn::Lsn;
 use crate::source::Connector;
 use crate::verify::{self, Options};
 
@@ -17,7 +16,7 @@ use crate::verify::{self, Options};
 pub(super) struct Comparing {
     seen: Arc<Mutex<BTreeMap<Way, Piece<DataEvidence>>>>,
     /// Under which fence, by what. It ends with the keeper.
-    under_way: Mutex<BTreeMap<Way, (Lsn, AbortOnDropHandle<()>)>>,
+    under_way: Mutex<BTreeMap<Way, (Instant, AbortOnDropHandle<()>)>>,
 }
 
 impl Comparing {
@@ -33,7 +32,7 @@ impl Comparing {
         &self,
         terms: &Arc<Terms>,
         (phase, way): (Phase, Way),
-        under: Lsn,
+        under: Instant,
         (source, target): (Connector, Connector),
     ) {
         let mut under_way = lock(&self.under_way);

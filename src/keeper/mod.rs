@@ -11,7 +11,7 @@ mod parts;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ use crate::lag::{ConsumerReport, Observe};
 use crate::lsn::Lsn;
 use crate::source::evidence::activity::Reach;
 use crate::source::evidence::replica::Replica;
-use crate::source::{self, ConnectError, Source, take_fence};
+use crate::source::{self, ConnectError, Failure, Source, take_fence};
 use crate::time::PgTimestamp;
 use data::Comparing;
 use parts::Part;
@@ -55,6 +55,9 @@ const AUDITED: Duration = Duration::from_secs(1);
 /// How long a round may take before those who ask are told what is known.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long taking a fence may take.
+const FENCING: Duration = Duration::from_secs(10);
+
 /// Between two ticks, which need no server.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -76,6 +79,8 @@ pub struct Keeper {
     demand: Mutex<BTreeMap<Phase, Instant>>,
     demanded: Notify,
     waiting: AtomicUsize,
+    /// Nobody keeps it any more.
+    ended: AtomicBool,
     /// The last round: what it was for, and when it was begun.
     rounds: watch::Sender<Option<(BTreeSet<Phase>, Instant)>>,
     settling: Mutex<BTreeMap<Way, Settling>>,
@@ -187,6 +192,7 @@ impl Keeper {
             demand: Mutex::default(),
             demanded: Notify::new(),
             waiting: AtomicUsize::new(0),
+            ended: AtomicBool::new(false),
             rounds: watch::Sender::new(None),
             settling: Mutex::default(),
             shared: Mutex::default(),
@@ -205,7 +211,7 @@ impl Keeper {
         self.config == *config && Arc::ptr_eq(self.source.source(), source)
     }
 
-    /// The receipt of the latest pass.
+    /// The receipt of the latest pass of a switch: that all may begin is no proof to be kept.
     pub fn receipt(&self) -> Option<Receipt> {
         lock(&self.receipt).clone()
     }
@@ -238,12 +244,17 @@ impl Keeper {
         let still = side.hold_still().await;
         let source = side.source();
         let unreachable = |error| FenceError::Unreachable { name: source.name().to_owned(), error };
-        let taken = take_fence(&source.connector(), Reach::of(self.terms.kind), self.config.barrier)
-            .await
-            .map_err(unreachable)?;
+        let connector = source.connector();
+        let taking = take_fence(&connector, Reach::of(self.terms.kind), self.config.barrier);
+        let taken =
+            tokio::time::timeout(FENCING, taking).await.unwrap_or_else(|_| Err(Failure::Timeout(FENCING).into()));
+        let taken = taken.map_err(unreachable)?;
         if let Some(watched) = source.lag().history().filter(|watched| watched.contradicts(taken.history)) {
             let why = format!("{} is {}, and what walgate watches was {watched}", source.name(), taken.history);
             return Err(FenceError::Elsewhere(why));
+        }
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(FenceError::Elsewhere("the gate was configured anew meanwhile: ask again".into()));
         }
         let fence = Fence { taken: Some(Instant::now()), ..Fence::take(taken)? };
         lock(&self.fences).insert(Way::of(phase), fence.clone());
@@ -261,8 +272,9 @@ impl Keeper {
         if let Some((side, _)) = self.sides(phase) {
             side.let_go();
         }
-        // How it stood was under this fence.
+        // How it stood was under this fence, and what was proven with it.
         lock(&self.states).remove(&phase);
+        self.withdraw(Way::of(phase));
         tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence lifted");
         self.tell(GateEvent::Released(phase, fence.target_lsn));
         Some(fence)
@@ -270,14 +282,16 @@ impl Keeper {
 
     /// The verdict now, on evidence that was gathered at most half a second before the question.
     pub async fn check(&self, asked: Asked) -> Arc<Answer> {
-        self.gathered_for(asked.phase).await;
-        self.judge(asked)
+        let asked_at = Instant::now();
+        self.gathered_for(asked, asked_at).await;
+        self.judge(asked, asked_at)
     }
 
     /// The verdict as soon as it is a pass or a fail, and at `until` whatever it is.
     pub async fn wait(&self, asked: Asked, until: tokio::time::Instant) -> Arc<Answer> {
         let _waiting = Waiting::begin(&self.waiting);
-        self.gathered_for(asked.phase).await;
+        let asked_at = Instant::now();
+        self.gathered_for(asked, asked_at).await;
         let mut rounds = self.rounds.subscribe();
         loop {
             // Before the verdict, so that what comes meanwhile is not missed.
@@ -289,8 +303,8 @@ impl Keeper {
                     None => std::future::pending().await,
                 }
             };
-            let answer = self.judge(asked);
-            if matches!(answer.verdict.state, Status::Pass | Status::Fail) {
+            let answer = self.judge(asked, asked_at);
+            if matches!(answer.verdict.state, Status::Pass | Status::Fail) || self.ended.load(Ordering::Relaxed) {
                 return answer;
             }
             lock(&self.demand).insert(asked.phase, Instant::now());
@@ -305,7 +319,7 @@ impl Keeper {
                 sleep(SHARED).await;
             };
             if timeout_at(until, news).await.is_err() {
-                return self.judge(asked);
+                return self.judge(asked, asked_at);
             }
         }
     }
@@ -322,6 +336,9 @@ impl Keeper {
             tokio::join!(look, self.tick(), self.gather(), self.begin());
         };
         stop.run_until_cancelled(keep).await;
+        self.ended.store(true, Ordering::Relaxed);
+        // Wakes who waits.
+        self.rounds.send_replace(None);
     }
 
     /// Looks at the subscriptions once before anybody asks: what goes wrong with them from here on is not to be taken for
@@ -421,15 +438,16 @@ impl Keeper {
     }
 
     /// Waits for a round for this phase that is young enough, and not for long.
-    async fn gathered_for(&self, phase: Phase) {
-        let asked = Instant::now();
+    async fn gathered_for(&self, Asked { phase, target_lsn, .. }: Asked, asked: Instant) {
+        // A position of the caller's is of now.
+        let reused = if target_lsn.is_some() { Duration::ZERO } else { REUSED };
         let fenced = lock(&self.fences).get(&Way::of(phase)).and_then(|fence| fence.taken);
         lock(&self.demand).insert(phase, asked);
         let mut rounds = self.rounds.subscribe();
         let young = |round: &Option<(BTreeSet<Phase>, Instant)>| {
             round.as_ref().is_some_and(|(phases, begun)| {
                 phases.contains(&phase)
-                    && asked.saturating_duration_since(*begun) <= REUSED
+                    && asked.saturating_duration_since(*begun) <= reused
                     && fenced.is_none_or(|fenced| *begun >= fenced)
             })
         };
@@ -443,11 +461,12 @@ impl Keeper {
         let _ = tokio::time::timeout(PATIENCE, answered).await;
     }
 
-    fn judge(&self, asked: Asked) -> Arc<Answer> {
-        let now = Instant::now();
+    fn judge(&self, asked: Asked, asked_at: Instant) -> Arc<Answer> {
         let mut shared = lock(&self.shared);
+        let now = Instant::now();
         let young = |at: &Instant| now.saturating_duration_since(*at) < SHARED;
-        if let Some((_, answer)) = shared.get(&asked).filter(|(at, _)| young(at)) {
+        let is_shared = asked.target_lsn.is_none();
+        if let Some((_, answer)) = shared.get(&asked).filter(|(at, _)| is_shared && young(at)) {
             return Arc::clone(answer);
         }
         self.watch_fence(asked.phase);
@@ -460,21 +479,29 @@ impl Keeper {
         let case = Case {
             terms: &self.terms,
             asked,
+            asked_at: Some(asked_at),
             evidence: &evidence,
             fence: fence.as_ref(),
             settling: settling.entry(way).or_default(),
             now: Instant::now(),
         };
-        let verdict = crate::gate::judge(&case);
+        let mut verdict = crate::gate::judge(&case);
+        if self.ended.load(Ordering::Relaxed) {
+            // Its evidence is not renewed, and it was asked by what no longer holds.
+            verdict.state = Status::Unknown;
+            verdict.reason = "the gate was configured anew meanwhile: ask again".into();
+        }
         let oldest = evidence.observed(case.now, self.terms.limits.staleness);
         let age = oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest));
-        if let Some(until) = until.filter(|_| case.wants_data(&verdict)) {
-            self.compare_data(asked.phase, until);
+        if let Some(taken) = fence.as_ref().and_then(|fence| fence.taken).filter(|_| case.wants_data(&verdict)) {
+            self.compare_data(asked.phase, taken);
         }
         let receipt = (verdict.state == Status::Pass).then(|| Receipt::issue(&case, &self.config.receipt, issued_at));
         drop(settling);
         if receipt.is_some() {
-            lock(&self.receipt).clone_from(&receipt);
+            if asked.phase != Phase::Preflight {
+                lock(&self.receipt).clone_from(&receipt);
+            }
             if matches!(asked.phase, Phase::Cutover | Phase::Rollback) && asked.target_lsn.is_none() {
                 // The fence that was judged, unless another has taken its place.
                 let mut fences = lock(&self.fences);
@@ -488,7 +515,9 @@ impl Keeper {
         let observed_at = issued_at.minus(age);
         let answer = Arc::new(Answer { verdict, consumers, observed_at, receipt });
         shared.retain(|_, (at, _)| young(at));
-        shared.insert(asked, (now, Arc::clone(&answer)));
+        if is_shared {
+            shared.insert(asked, (Instant::now(), Arc::clone(&answer)));
+        }
         answer
     }
 
@@ -527,10 +556,15 @@ impl Keeper {
     }
 
     /// Compares the data of both sides, unless that is under way, or was done under this fence.
-    fn compare_data(&self, phase: Phase, under: Lsn) {
+    fn compare_data(&self, phase: Phase, under: Instant) {
         let Some((source, Some(target))) = self.sides(phase) else { return };
         let connectors = (source.source().connector(), target.source().connector());
         self.data.begin(&self.terms, (phase, Way::of(phase)), under, connectors);
+    }
+
+    /// What was proven under a fence that does not stand any more is not handed out again.
+    fn withdraw(&self, way: Way) {
+        lock(&self.receipt).take_if(|receipt| Way::of(receipt.phase) == way);
     }
 
     /// What has once happened to a fence stays: another history, or a write behind it.
@@ -548,6 +582,11 @@ impl Keeper {
             let strays =
                 strays.map(|(commit_lsn, table)| Stray { commit_lsn, table: table.map(|table| table.to_string()) });
             fence.stray = strays.into_iter().next();
+        }
+        let is_broken = fence.lost.is_some() || fence.stray.is_some();
+        drop((lag, fences));
+        if is_broken {
+            self.withdraw(Way::of(phase));
         }
     }
 

@@ -29,7 +29,8 @@ impl Part {
     /// How old it may be before it is read anew: what costs more, or changes seldom, only every few seconds.
     pub(super) fn lasts(self) -> Duration {
         match self {
-            Part::Reached | Part::Activity | Part::Subscriptions | Part::Receiver | Part::Sequences => Duration::ZERO,
+            Part::Reached | Part::Activity | Part::Subscriptions | Part::Receiver => Duration::ZERO,
+            Part::Sequences => Duration::from_secs(1),
             Part::Settings | Part::Schema | Part::Catalog => SLOW,
             Part::Timeline | Part::Writable => SLOW,
         }
@@ -76,9 +77,7 @@ pub(super) fn of_target(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
                 parts.insert(Part::Timeline);
             }
         }
-        (Phase::Cutover | Phase::Rollback, Kind::Standby) => {
-            parts.insert(Part::Receiver);
-        }
+        (Phase::Cutover | Phase::Rollback, Kind::Standby) => parts.extend([Part::Receiver, Part::Timeline]),
         (Phase::Cutover | Phase::Rollback, _) => parts.extend([Part::Subscriptions, Part::Sequences]),
         (Phase::Post, Kind::Standby) => parts.extend([Part::Writable, Part::Timeline]),
         (Phase::Post, _) => {

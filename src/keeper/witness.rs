@@ -83,7 +83,8 @@ impl Witness {
         self.seen().catalog.clone()
     }
 
-    /// Asks for what is wanted and due: read too long ago, or before a fence was set there. If it does not answer, nothing that it has said before counts any more.
+    /// Asks for what is wanted and due: read too long ago, or before a fence was set there. If it does not answer, nothing
+    /// that it has said before counts any more.
     pub(super) async fn ask(&self, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
         let begun = Instant::now();
         let due = |part: &Part| {
@@ -112,10 +113,18 @@ impl Witness {
         session: &mut Option<SqlSession>,
         begun: Instant,
     ) -> Result<(), ConnectError> {
-        let session = match session.take().filter(|known| !known.is_closed()) {
+        let chosen = self.source.chosen();
+        let is_there =
+            |known: &SqlSession| !known.is_closed() && chosen.as_ref().is_none_or(|host| host == known.host());
+        let session = match session.take().filter(is_there) {
             Some(known) => session.insert(known),
             None => {
-                let new = self.source.connector().sql().await?;
+                // The host that is looked at: what another says proves nothing of it.
+                let connector = self.source.connector();
+                let new = match &chosen {
+                    Some(host) => connector.sql_at(host).await?,
+                    None => connector.sql().await?,
+                };
                 evidence::ready(&new).await?;
                 session.insert(new)
             }
@@ -140,8 +149,17 @@ impl Witness {
                 Part::Settings => taken(evidence::settings::settings(session).await?, |side| &mut side.settings),
                 Part::Receiver => taken(evidence::standing::receiver(session).await?, |side| &mut side.receiver),
                 Part::Sequences => {
-                    let read = sequences::read(session).await.map_err(|error| failed(&error))?;
-                    taken(Piece::Seen { value: read, at: begun, from: "pg_sequence" }, |side| &mut side.sequences)
+                    let read = match sequences::read(session).await {
+                        Ok(value) => Piece::Seen { value, at: begun, from: "pg_sequence" },
+                        // Such as one that somebody has locked.
+                        Err(error) => match error.as_db_error() {
+                            Some(refused) => {
+                                Piece::Unseen(format!("the sequences cannot be read: {}", refused.message()))
+                            }
+                            None => return Err(failed(&error)),
+                        },
+                    };
+                    taken(read, |side| &mut side.sequences)
                 }
                 Part::Writable => taken(evidence::takeover::writable(session).await?, |side| &mut side.writable),
                 Part::Schema => taken(evidence::schema::schema(session).await?.map(Arc::new), |side| &mut side.schema),
@@ -196,13 +214,15 @@ impl Drop for Still<'_> {
 }
 
 impl Seen {
-    /// Notes what had gone wrong before walgate looked, so that what goes wrong since can be told from it. Fewer than before
-    /// were set back by somebody.
+    /// Notes what had gone wrong before walgate looked, so that what goes wrong since can be told from it.
     fn with_baselines(&mut self, mut subscriptions: Vec<Subscription>) -> Vec<Subscription> {
         for subscription in &mut subscriptions {
             let troubles = subscription.troubles();
             let baseline = self.baselines.entry(subscription.name.clone()).or_insert(troubles);
-            *baseline = troubles.min(*baseline);
+            if troubles < *baseline {
+                // They were set back, and count anew.
+                *baseline = 0;
+            }
             subscription.baseline = Some(*baseline);
         }
         subscriptions

@@ -70,6 +70,8 @@ pub struct Consumer {
     command: Option<StartReplication>,
     /// Positions, 0/0 while they are not known.
     pub(super) decoded: Lsn,
+    /// The first that was heard since it is read along.
+    first: Lsn,
     sent: Lsn,
     applied: Lsn,
     /// When the server was last heard on the stream.
@@ -120,6 +122,8 @@ pub struct Followed {
     pub newest: Option<Lsn>,
     /// The furthest commit at or behind the position, and a table that it changes.
     pub behind: Option<(Lsn, Option<TableName>)>,
+    /// The first position that was heard in this reading, which has not been broken since; `None` before.
+    pub from: Option<Lsn>,
     /// Commits may be missing from what is known.
     pub doubtful: bool,
     /// The slot was moved on to here while its consumer was away and nobody read along.
@@ -165,6 +169,7 @@ impl Consumer {
             reading: Reading::Nowhere,
             command: None,
             decoded: Lsn::INVALID,
+            first: Lsn::INVALID,
             sent: Lsn::INVALID,
             applied: Lsn::INVALID,
             last_frame: None,
@@ -242,6 +247,7 @@ impl Consumer {
                 }
             }
         }
+        self.first = self.first.valid().or(data.wal_start.valid()).unwrap_or_default();
         self.sent = self.sent.max(data.wal_start);
         Ok(())
     }
@@ -249,6 +255,7 @@ impl Consumer {
     /// Takes a keepalive. To be followed by [`Consumer::heard`].
     pub fn keepalive(&mut self, keepalive: &Keepalive, now: Instant) {
         if let Reading::Stream(..) | Reading::Copy(..) = self.reading {
+            self.first = self.first.valid().unwrap_or(keepalive.wal_end);
             self.decoded = self.decoded.max(keepalive.wal_end);
             self.timeline.reach(keepalive.wal_end);
         }
@@ -343,6 +350,7 @@ impl Consumer {
         // The server decodes anew from the restart position; what it had read before does not count. It sends everything
         // again that is not acknowledged.
         self.decoded = Lsn::INVALID;
+        self.first = Lsn::INVALID;
         self.doubt = Lsn::INVALID;
         self.asked = None;
         self.said_sent = None;
@@ -469,6 +477,7 @@ impl Consumer {
             newest: newest.valid(),
             // A position is where WAL ended: what begins there came later.
             behind: (newest >= until).then_some((newest, table)),
+            from: self.first.valid(),
             doubtful: self.is_doubtful(),
             moved: self.moved.valid(),
             shown: self.shown,

@@ -20,8 +20,8 @@ const PREFIX: &str = "walgate/barrier";
 
 /// Commits a message for nobody. The position that the function returns is not the commit's.
 const BARRIER: &str = "
-    SELECT nonce, pg_current_xact_id()::text::int8 AS xid
-    FROM (SELECT gen_random_uuid()::text AS nonce) AS drawn, pg_logical_emit_message(true, $1, nonce)";
+    SELECT nonce, pg_current_xact_id()::text::int8 AS xid, at
+    FROM (SELECT gen_random_uuid()::text AS nonce) AS drawn, pg_logical_emit_message(true, $1, nonce) AS at";
 
 /// Where the server is, once what stands before it is done.
 const PLACE: &str = "
@@ -58,7 +58,8 @@ pub async fn take_fence(connector: &Connector, reach: Reach, barrier: bool) -> R
         let written = async {
             let row = session.query_one(BARRIER, &[&PREFIX]).await?;
             let xid: i64 = row.try_get("xid")?;
-            Ok(Barrier::Written { nonce: row.try_get("nonce")?, xid: xid as u64 })
+            let at: PgLsn = row.try_get("at")?;
+            Ok(Barrier::Written { nonce: row.try_get("nonce")?, xid: xid as u64, at: Lsn(at.into()) })
         };
         written.await.map_err(|error: tokio_postgres::Error| failed(&error))?
     } else {

@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::connect::Connector;
 use super::dsn::Host;
 use super::error::{ConnectError, Failure};
+use super::login::Session;
 use super::stream::Stream;
 use crate::wire::startup::SessionKind;
 
@@ -39,7 +40,21 @@ impl Connector {
     ///
     /// If no host gives a session, with the reason for each.
     pub async fn sql(&self) -> Result<SqlSession, ConnectError> {
-        let session = self.log_in(SessionKind::Sql).await?;
+        SqlSession::over(self, self.log_in(SessionKind::Sql).await?).await
+    }
+
+    /// Opens an SQL session with this host, to be chosen from [`Dsn::hosts`](super::Dsn::hosts). As above.
+    ///
+    /// # Errors
+    ///
+    /// If the host gives no session.
+    pub async fn sql_at(&self, host: &Host) -> Result<SqlSession, ConnectError> {
+        SqlSession::over(self, self.log_in_at(&[host], SessionKind::Sql).await?).await
+    }
+}
+
+impl SqlSession {
+    async fn over(connector: &Connector, session: Session) -> Result<SqlSession, ConnectError> {
         let server_version = session.parameter("server_version").map(str::to_owned);
         let (stream, read_ahead) = session.channel.into_parts();
         let mut to_read = session.greeting;
@@ -47,7 +62,7 @@ impl Connector {
         let stream = LoggedIn { stream, to_read, to_swallow: Swallow::Length([0; 4], 0) };
 
         let mut config = Config::new();
-        config.ssl_mode(SslMode::Disable).user(self.dsn().login_user().unwrap_or_default());
+        config.ssl_mode(SslMode::Disable).user(connector.dsn().login_user().unwrap_or_default());
         let (client, connection) = config
             .connect_raw(stream, NoTls)
             .await

@@ -185,7 +185,7 @@ impl Source {
     }
 
     /// The host that the poller found.
-    pub(super) fn chosen(&self) -> Option<Host> {
+    pub(crate) fn chosen(&self) -> Option<Host> {
         lock(&self.chosen).clone()
     }
 

@@ -74,7 +74,7 @@ pub(super) fn plans(
     for subject in subjects {
         let Some(relation) = source.relations.get(&subject.table) else { continue };
         let name = relation.table_name();
-        let planned = if everything && accepted.contains(&name.to_string()) {
+        let planned = if (everything || relation.unlogged) && accepted.contains(&name.to_string()) {
             Err(unseen(name.clone(), State::Skipped, ACCEPTED))
         } else {
             plan(subject, relation, source, there.get(&name).copied(), target)
@@ -123,7 +123,7 @@ fn plan(
     }
     if relation.unlogged {
         let reason = "it is unlogged: its rows are not replicated";
-        return Err(unseen(table, State::Skipped, reason));
+        return Err(unseen(table, State::Unknown, reason));
     }
     let mut differences = Vec::new();
     let mut notes = subject.notes.clone();

@@ -1,12 +1,12 @@
 //! What a verification has seen: a state for each table, and of the differences the keys, bounded.
 
 use std::fmt;
+use std::time::Instant;
 
 use serde::{Serialize, Serializer};
 
 use crate::gate::DataEvidence;
 use crate::ident::TableName;
-use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 
 /// One of the two databases.
@@ -186,8 +186,8 @@ impl fmt::Display for KeyDifference {
 }
 
 impl Report {
-    /// What it is to a gate, begun under the fence at `under`. What was accepted as not replicated is left out.
-    pub fn evidence(&self, under: Option<Lsn>) -> DataEvidence {
+    /// What it is to a gate, begun under the fence that was set at `under`. What was accepted as not replicated is left out.
+    pub fn evidence(&self, under: Option<Instant>) -> DataEvidence {
         let mut evidence = DataEvidence { under, ..DataEvidence::default() };
         for table in &self.tables {
             let told = (table.table.clone(), table.told());
@@ -203,14 +203,11 @@ impl Report {
 }
 
 impl TableReport {
-    /// How it stands, in a line.
+    /// How it stands, in a line; without keys, which are data.
     fn told(&self) -> String {
         let mut told = self.reason.clone().unwrap_or_default();
         if let Some(sample) = self.sample {
             told = format!("{} rows were looked at {told}", sample.rows).trim_end().to_owned();
-        }
-        if let Some(first) = self.rows.as_ref().and_then(|rows| rows.keys.first()) {
-            told = format!("{told}, the first {first}");
         }
         told
     }

@@ -143,8 +143,15 @@ fn receipt(ttl: Duration) -> Receipt {
     };
     let (evidence, settling) = (Evidence::default(), Settling::default());
     let asked = Asked { target_lsn: Some(Lsn(0x5A2_E4F8)), ..Asked::of(Phase::Cutover) };
-    let case =
-        Case { terms: &terms, asked, evidence: &evidence, fence: None, settling: &settling, now: Instant::now() };
+    let case = Case {
+        terms: &terms,
+        asked,
+        asked_at: None,
+        evidence: &evidence,
+        fence: None,
+        settling: &settling,
+        now: Instant::now(),
+    };
     let key = ReceiptKey::new(KEY.as_bytes()).ok();
     Receipt::issue(&case, &ReceiptTerms { ttl, key }, PgTimestamp::now())
 }

@@ -30,8 +30,8 @@ pub(crate) struct Agent {
     taking: Option<Taking>,
     activity: Piece<Activity>,
     pub(crate) target: TargetPieces,
-    /// The systems on which a look has shown the slot.
-    pub(crate) seen_slot: BTreeSet<u64>,
+    /// The systems on which a look has shown the slot, and when the first did.
+    pub(crate) seen_slot: BTreeMap<u64, Instant>,
     /// The commits that it has seen on a stream.
     pub(crate) tapped: Set,
     mutant: Mutant,
@@ -96,7 +96,7 @@ impl Agent {
             taking: None,
             activity: Piece::default(),
             target: TargetPieces::default(),
-            seen_slot: BTreeSet::new(),
+            seen_slot: BTreeMap::new(),
             tapped: 0,
             mutant,
         }
@@ -161,7 +161,7 @@ impl Agent {
             Some(_) => {
                 let poll = self.poll.take().expect("it is there");
                 if !poll.seen.slots.is_empty() {
-                    self.seen_slot.insert(poll.seen.history.system);
+                    self.seen_slot.entry(poll.seen.history.system).or_insert(poll.begun);
                 }
                 self.lag.poll(poll.seen, poll.begun);
                 return true;
@@ -210,7 +210,10 @@ impl Agent {
                 true => Taking::Before(look),
                 false => {
                     let barrier = match written {
-                        true => Barrier::Written { nonce: "n".into(), xid: server.barrier(published, since, dice) },
+                        true => {
+                            let at = server.inserted;
+                            Barrier::Written { nonce: "n".into(), xid: server.barrier(published, since, dice), at }
+                        }
                         false => Barrier::Unwritten(server.inserted),
                     };
                     Taking::Written { before: look.seen, barrier }
@@ -293,7 +296,15 @@ impl Agent {
         self.mutant.falsify(&mut evidence, &mut fence, &mut terms);
         let asked = Asked { target_lsn: caller, ..Asked::of(Phase::Cutover) };
         let settling = Settling::default();
-        let case = Case { terms: &terms, asked, evidence: &evidence, fence: fence.as_ref(), settling: &settling, now };
+        let case = Case {
+            terms: &terms,
+            asked,
+            asked_at: None,
+            evidence: &evidence,
+            fence: fence.as_ref(),
+            settling: &settling,
+            now,
+        };
         Some(self.mutant.overlook(judge(&case)))
     }
 

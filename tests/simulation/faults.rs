@@ -1,5 +1,7 @@
 //! What goes wrong.
 
+use std::time::{Duration, Instant};
+
 use walgate::gate::Kind;
 use walgate::lsn::Lsn;
 
@@ -103,7 +105,9 @@ impl World {
         }
         let missed = all & !self.consumer.stored;
         self.missed |= missed;
-        if !self.agent.seen_slot.contains(&system) {
+        // While a slot is made, nothing is made of who takes it.
+        let watched = |since: &Instant| self.instant().saturating_duration_since(*since) > Duration::from_secs(5);
+        if !self.agent.seen_slot.get(&system).is_some_and(watched) {
             self.unseen |= missed;
             self.excuse_unseen();
         }

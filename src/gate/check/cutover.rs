@@ -1,12 +1,13 @@
 //! May we switch now: everything that was committed before the fence has arrived, and nothing was after it.
 
+use super::post::unreplicated;
 use super::{Finds, Outcome, Rule, Status, first_of};
 use crate::gate::case::Case;
 use crate::gate::evidence::{ConsumerSide, SlotEvidence, Subscription};
 use crate::gate::fence::{Fence, Stray, is_flushed, listed};
 use crate::gate::sequence::{Standing, compare};
 use crate::gate::terms::{Kind, Phase};
-use crate::ident::SlotName;
+use crate::ident::{Identifier, SlotName};
 use crate::lag::{Followed, Renewed, SlotKind};
 use crate::lsn::Lsn;
 use crate::units::size;
@@ -36,6 +37,11 @@ pub(super) const RULES: &[Rule] = &[
         check: subscription,
     },
     Rule { id: "sequences", expected: "every sequence of the target is at or past the source's", check: sequences },
+    Rule {
+        id: "unreplicated",
+        expected: "everything that replication leaves out is accepted by name",
+        check: unreplicated,
+    },
     Rule { id: "data", expected: "rows and digests are equal on both sides", check: data },
 ];
 
@@ -213,13 +219,23 @@ fn replica_applied(case: &Case<'_>, target: Lsn) -> Outcome {
         return Ok(Finds::skip("the gate names no /statz of zero-cache's"));
     }
     let replica = *case.fresh(&case.evidence.replica)?;
+    // zero-cache is sent the barrier too, and is then where that begins to commit, at the least.
+    if let Some(barrier) = standing_fence(case)?.barrier_lsn {
+        return Ok(if replica >= barrier {
+            Finds::pass(format!("zero-cache's replica is at {replica}, behind the barrier at {barrier}"))
+        } else {
+            Finds::wait(format!("zero-cache's replica is at {replica}, before the barrier at {barrier}"))
+        });
+    }
     let each = case.consumers().iter().map(|slot| {
         let compared = against_last(case, slot, target, |last| match last {
             // It is where the last transaction begins to commit, never behind it.
             Some(last) if replica < last => {
                 Finds::wait(format!("zero-cache's replica is at {replica}, before the last commit at {last}"))
             }
-            _ => Finds::pass(""),
+            Some(_) => Finds::pass(""),
+            None => Finds::unknown(format!("nothing was published to {slot} since walgate reads along"))
+                .with_fix("set the fence with a barrier, which zero-cache is sent: barrier = true"),
         });
         compared.unwrap_or_else(Finds::unknown)
     });
@@ -263,6 +279,12 @@ fn replayed(case: &Case<'_>, target: Lsn) -> Outcome {
     if !standby.in_recovery {
         return Ok(Finds::fail("the target is no standby any more").with_fix("ask for the phase post"));
     }
+    // Which timeline it replays, whether or not it receives anything: of another promotion's, positions say nothing.
+    let replays = *case.fresh(&case.evidence.target.replication)?;
+    if replays.timeline.is_none() || replays.contradicts(source.history) {
+        return Ok(Finds::fail(format!("the target replays {replays}, and the source is {}", source.history))
+            .with_fix("name a standby of the source as the target"));
+    }
     let receiver = case.fresh(&case.evidence.target.receiver)?;
     if let Some(slot) = receiver.slot.as_ref().filter(|slot| !case.consumers().contains(slot)) {
         return Ok(Finds::fail(format!("the target reads slot {slot}, which the gate does not name")));
@@ -297,8 +319,13 @@ fn stray_writes(case: &Case<'_>) -> Outcome {
     }
     // Not the flush position: a commit without synchronous_commit is flushed later.
     let inserted = activity.inserted.ok_or("the source does not say how far its WAL is written")?;
-    let each =
-        case.consumers().iter().map(|slot| nothing_published(case, slot, inserted).unwrap_or_else(Finds::unknown));
+    if inserted < fence.target_lsn {
+        return Ok(Finds::wait(format!("the source's WAL is written up to {inserted} only")));
+    }
+    let each = case
+        .consumers()
+        .iter()
+        .map(|slot| nothing_published(case, slot, &fence, inserted).unwrap_or_else(Finds::unknown));
     Ok(Finds::worst(
         each,
         Finds::pass(format!("transactions were committed since, and up to {inserted} none was published")),
@@ -306,7 +333,7 @@ fn stray_writes(case: &Case<'_>) -> Outcome {
 }
 
 /// Whether a stream shows that nothing was published up to where the source's WAL is written.
-fn nothing_published(case: &Case<'_>, slot: &SlotName, inserted: Lsn) -> Outcome {
+fn nothing_published(case: &Case<'_>, slot: &SlotName, fence: &Fence, inserted: Lsn) -> Outcome {
     // What is no pgoutput, nobody here decodes.
     if matches!(case.terms.kind, Kind::Pglogical | Kind::Standby) {
         let observed = "transactions were committed after the fence, and what they wrote is not known";
@@ -318,6 +345,15 @@ fn nothing_published(case: &Case<'_>, slot: &SlotName, inserted: Lsn) -> Outcome
     let stream = case.evidence.consumers.get(slot).map(|consumer| stream_of(case, consumer));
     Ok(match stream {
         Some(Ok(stream)) if stream.doubtful => Finds::unknown(format!("commits of {slot} may have been missed")),
+        // What was acknowledged while nobody read along is not sent again.
+        Some(Ok(stream)) if stream.from.is_none_or(|from| from > fence.target_lsn) => {
+            let why = "its stream was not read without a break since the fence";
+            Finds::unknown(format!(
+                "transactions were committed after the fence; whether they were published to {slot} is not \
+                                    known: {why}"
+            ))
+            .with_fix(fix)
+        }
         Some(Ok(stream)) if !is_flushed(inserted, stream.decoded) => Finds::wait(format!(
             "transactions were committed after the fence, and of {slot} {} are still to be decoded",
             size(inserted.bytes_since(stream.decoded))
@@ -425,12 +461,12 @@ fn knows_all(case: &Case<'_>, slot: &SlotName, subscription: &Subscription) -> O
         return Ok(finds);
     }
     let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
-    let published = case.fresh(&consumer.published)?;
+    let published = case.settled(&consumer.published)?;
     let name = &subscription.name;
     Ok(match first_of(published.iter().filter(|table| !subscription.tables.contains_key(*table))) {
         None => finds,
         Some(missing) => Finds::fail(format!("{name} drops the rows of tables that it does not know: {missing}"))
-            .with_fix(format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION on the target")),
+            .with_fix(format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION on the target", Identifier(name))),
     })
 }
 
@@ -440,11 +476,12 @@ pub(super) fn runs(subscription: &Subscription, kind: Kind) -> Finds {
     let troubles = subscription.troubles();
     let new = troubles.saturating_sub(subscription.baseline.unwrap_or(troubles));
     if !subscription.enabled {
-        return Finds::fail(format!("{name} is disabled")).with_fix(format!("ALTER SUBSCRIPTION {name} ENABLE"));
+        return Finds::fail(format!("{name} is disabled"))
+            .with_fix(format!("ALTER SUBSCRIPTION {} ENABLE", Identifier(name)));
     }
     if let Some(skip) = subscription.skip {
         return Finds::fail(format!("{name} is told to skip the transaction that ends at {skip}"))
-            .with_fix(format!("verify the data, and ALTER SUBSCRIPTION {name} SKIP (lsn = NONE)"));
+            .with_fix(format!("verify the data, and ALTER SUBSCRIPTION {} SKIP (lsn = NONE)", Identifier(name)));
     }
     if new > 0 {
         let fix = "see the target's log; verify the data, and pg_stat_reset_subscription_stats() once they are equal";
@@ -461,7 +498,7 @@ pub(super) fn runs(subscription: &Subscription, kind: Kind) -> Finds {
     // pglogical lists only those that it has copied.
     if subscription.tables.is_empty() && kind != Kind::Pglogical {
         return Finds::fail(format!("{name} replicates no table"))
-            .with_fix(format!("ALTER SUBSCRIPTION {name} REFRESH PUBLICATION"));
+            .with_fix(format!("ALTER SUBSCRIPTION {} REFRESH PUBLICATION", Identifier(name)));
     }
     Finds::pass("")
 }
@@ -508,12 +545,12 @@ fn data(case: &Case<'_>) -> Outcome {
     if !case.terms.data {
         return Ok(Finds::skip("not asked for (data = true)"));
     }
-    let target = standing_fence(case)?.target_lsn;
+    let taken = standing_fence(case)?.taken.ok_or("data are compared under a fence that walgate has set")?;
     let Some(data) = case.evidence.data.value() else {
         case.fresh(&case.evidence.data)?;
         return Err("the data have not been compared yet".into());
     };
-    if data.under != Some(target) {
+    if data.under != Some(taken) {
         return Ok(Finds::wait(
             "the data were not compared under this fence yet: that begins once everything else passes",
         ));

@@ -144,7 +144,7 @@ pub(super) fn of(case: &Case<'_>) -> Vec<Check> {
         Phase::Cutover => &[cutover::RULES],
         Phase::Post => &[post::RULES],
         Phase::Rollback if case.terms.reverse.is_none() => &[post::NO_WAY_BACK],
-        Phase::Rollback => &[cutover::RULES, post::BACK],
+        Phase::Rollback => &[cutover::RULES],
     };
     rules
         .iter()

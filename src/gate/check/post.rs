@@ -3,7 +3,7 @@
 use super::cutover::{is_accepted, runs};
 use super::{Finds, Outcome, Rule, Status, first_of};
 use crate::gate::case::Case;
-use crate::gate::fence::listed;
+use crate::gate::fence::{Writer, listed};
 use crate::gate::terms::Kind;
 
 pub(super) const RULES: &[Rule] = &[
@@ -17,13 +17,6 @@ pub(super) const RULES: &[Rule] = &[
     Rule { id: "old-source", expected: "no client sessions and no commits on the old source", check: old_source },
     Rule { id: "leftovers", expected: "the forward slots are gone, and no inactive slot keeps WAL", check: leftovers },
 ];
-
-/// What a way back wants besides the proof of a cutover.
-pub(super) const BACK: &[Rule] = &[Rule {
-    id: "unreplicated",
-    expected: "everything that replication leaves out is accepted by name",
-    check: unreplicated,
-}];
 
 /// Where nothing leads back.
 pub(super) const NO_WAY_BACK: &[Rule] = &[Rule { id: "reverse", expected: "a way back", check: no_way_back }];
@@ -77,6 +70,10 @@ fn timeline(case: &Case<'_>) -> Outcome {
         return Ok(if case.fresh(&case.evidence.target.standing)?.in_recovery {
             Finds::wait(format!("the target is still on timeline {now}")).with_fix("promote it: SELECT pg_promote()")
         } else {
+            let promoted = case.evidence.target.standing.at();
+            if case.evidence.target.replication.at() < promoted {
+                return Ok(Finds::wait("the target was promoted, and has not said yet on which timeline it is"));
+            }
             is_other(now)
         });
     }
@@ -143,10 +140,17 @@ fn old_source(case: &Case<'_>) -> Outcome {
         let observed = format!("connected to the old source: {clients}");
         return Ok(Finds::wait(observed).with_fix("move these clients to the target"));
     }
-    if !activity.writers.is_empty() && case.terms.reverse.is_none() {
-        return Ok(Finds::wait(listed(&activity.writers)));
+    // What comes back is committed there too, by the workers of the way back.
+    let writers = activity.writers.iter().filter(|writer| case.terms.reverse.is_none() || !is_apply_worker(writer));
+    let writers: Vec<_> = writers.cloned().collect();
+    if !writers.is_empty() {
+        return Ok(Finds::wait(listed(&writers)));
     }
-    // What comes back is committed there too.
+    if let Some(stray) = case.fence().and_then(|fence| fence.stray.clone()) {
+        let what = stray.table.map_or("a published table".into(), |table| format!("table {table}"));
+        return Ok(Finds::fail(format!("{what} was written to at {}, after the fence", stray.commit_lsn))
+            .with_fix("find out what was written there, and copy it"));
+    }
     if case.terms.reverse.is_some() {
         return Ok(Finds::pass("no client is connected"));
     }
@@ -191,15 +195,22 @@ fn leftovers(case: &Case<'_>) -> Outcome {
 
 /// Everything that replication leaves out is accepted by name.
 pub(super) fn unreplicated(case: &Case<'_>) -> Outcome {
-    if case.terms.kind == Kind::Standby {
-        return Ok(Finds::skip("a standby has everything but what is unlogged"));
+    if matches!(case.terms.kind, Kind::Slot | Kind::Zero) {
+        return Ok(Finds::skip(format!("a target of kind {} does not take the source's place", case.terms.kind)));
     }
-    let left_out = case.fresh(&case.evidence.source.unreplicated)?;
-    let mut open = left_out.iter().filter(|item| !is_accepted(case, &item.name));
+    let left_out = case.settled(&case.evidence.source.unreplicated)?;
+    // A standby has the rows of everything else.
+    let missing = left_out.iter().filter(|item| case.terms.kind != Kind::Standby || item.what.starts_with("unlogged"));
+    let mut open = missing.filter(|item| !is_accepted(case, &item.name));
     let all = first_of(open.clone().map(|item| format!("{} ({})", item.name, item.what)));
     let Some((first, all)) = open.next().zip(all) else {
         return Ok(Finds::pass(format!("{} left out, all accepted", left_out.len())));
     };
     let fix = format!("carry it over by hand, and add {:?} to accept_unreplicated", first.name);
     Ok(Finds::fail(format!("not replicated: {all}")).with_fix(fix))
+}
+
+/// Whether it is a worker that applies what comes from elsewhere, by its `backend_type`.
+fn is_apply_worker(writer: &Writer) -> bool {
+    writer.state.starts_with("logical replication") || writer.state.starts_with("pglogical apply")
 }

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 
+use postgres_protocol::escape::escape_literal;
+
 use super::post::unreplicated;
 use super::{Finds, Outcome, Rule, cutover, first_of};
 use crate::gate::case::Case;
@@ -9,6 +11,7 @@ use crate::gate::evidence::{Column, Settings, Table};
 use crate::gate::sequence::{Standing, compare};
 use crate::gate::settling::most;
 use crate::gate::terms::Kind;
+use crate::ident::Identifier;
 use crate::identity::Severity;
 use crate::units::{age, size};
 
@@ -116,7 +119,7 @@ fn identity(case: &Case<'_>) -> Outcome {
     if case.terms.kind == Kind::Standby {
         return Ok(Finds::skip("a standby needs none"));
     }
-    let findings = case.fresh(&case.evidence.source.findings)?;
+    let findings = case.settled(&case.evidence.source.findings)?;
     let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
     let errors = errors.map(|finding| format!("{}: {}: {}", finding.place(), finding.rule, finding.message));
     Ok(match first_of(errors) {
@@ -130,6 +133,10 @@ fn lag(case: &Case<'_>) -> Outcome {
     for slot in case.consumers() {
         let report = case.evidence.consumers.get(slot).and_then(|consumer| consumer.report.as_ref());
         let report = report.ok_or_else(|| format!("{slot} has not been seen yet"))?;
+        let observed = report.observed_age_seconds.filter(|age| *age > case.terms.limits.staleness.as_secs_f64());
+        if let Some(observed) = observed {
+            return Err(format!("{slot} was last seen {} ago, which is too long to count", age(observed)));
+        }
         let Some((seconds, bytes)) = most(report) else {
             let why = report.observe_reason.as_deref().unwrap_or("the evidence is missing or too old");
             return Err(format!("how far behind {slot} is cannot be told: {why}"));
@@ -152,7 +159,7 @@ fn transactions(case: &Case<'_>) -> Outcome {
     let activity = case.fresh(&case.evidence.source.activity)?;
     let limit = case.terms.limits.transaction;
     if let Some(prepared) = activity.writers.iter().find(|writer| writer.pid.is_none()) {
-        let fix = format!("COMMIT PREPARED or ROLLBACK PREPARED '{}'", prepared.name);
+        let fix = format!("COMMIT PREPARED or ROLLBACK PREPARED {}", escape_literal(&prepared.name).trim_start());
         return Ok(Finds::wait(format!("prepared: {prepared}")).with_fix(fix));
     }
     if let Some((oldest, _)) = activity.oldest.as_ref().filter(|(_, open)| *open > limit) {
@@ -252,11 +259,11 @@ fn extensions(case: &Case<'_>) -> Outcome {
         match target.extensions.get(name) {
             None => {
                 return Ok(Finds::fail(format!("{name} {version} is missing on the target"))
-                    .with_fix(format!("CREATE EXTENSION {name}")));
+                    .with_fix(format!("CREATE EXTENSION {}", Identifier(name))));
             }
             Some(other) if parts(other) < parts(version) => {
                 return Ok(Finds::fail(format!("{name} is {version}, and {other} on the target"))
-                    .with_fix(format!("ALTER EXTENSION {name} UPDATE")));
+                    .with_fix(format!("ALTER EXTENSION {} UPDATE", Identifier(name))));
             }
             Some(_) => {}
         }

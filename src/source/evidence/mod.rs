@@ -29,9 +29,10 @@ use super::look::{OLDEST, failed};
 use super::sql::SqlSession;
 use crate::gate::Piece;
 
-/// What every look is made under. Printing an expression waits for whoever locks its table.
+/// What every look is made under. Printing an expression waits for whoever locks its table; and who has asked waits no
+/// longer than that, so that a statement must not run on.
 const LIMITS: &str = "
-    SELECT pg_catalog.set_config('lock_timeout', '1s', false), pg_catalog.set_config('jit', 'off', false),
+    SELECT pg_catalog.set_config('lock_timeout', '1s', false), pg_catalog.set_config('statement_timeout', '4s', false), pg_catalog.set_config('jit', 'off', false),
            pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
            pg_catalog.set_config('synchronous_commit', 'local', false), pg_catalog.pg_backend_pid() AS pid";
 
