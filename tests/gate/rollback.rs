@@ -102,7 +102,9 @@ fn a_way_back_is_proven_as_the_way_there_was() {
     // What replication does not carry back.
     green.run("SELECT nextval('numbers') FROM generate_series(1, 10)");
     scene.fence(201);
-    gate.check_until("rollback", "sequences", "wait", "public.numbers");
+    let answer = gate.check_until("rollback", "sequences", "wait", "public.numbers");
+    let mend = "walgate gate sequences blue-green -c FILE --phase rollback --apply";
+    assert_eq!(answer.check("sequences")["fix"], mend, "{answer}");
     blue.run("SELECT setval('numbers', 10)");
     gate.until("rollback", "pass", "");
     scene.release();

@@ -532,13 +532,19 @@ fn sequences(case: &Case<'_>) -> Outcome {
     }
     Ok(match of(Standing::Behind) {
         None => Finds::pass(format!("{} at or past", source.len())),
-        Some(behind) => Finds::wait(behind).with_fix(format!("walgate gate sequences {} --apply", case.terms.name)),
+        Some(behind) => Finds::wait(behind).with_fix(command(case, "sequences", " --apply")),
     })
 }
 
 /// Whether the configuration says that this may be missing on the target.
 pub(super) fn is_accepted(case: &Case<'_>, name: &str) -> bool {
     case.terms.accept_unreplicated.contains(name)
+}
+
+/// What a person runs for this gate, with its file; in a rollback the other way round.
+fn command(case: &Case<'_>, does: &str, options: &str) -> String {
+    let back = if case.asked.phase.is_back() { " --phase rollback" } else { "" };
+    format!("walgate gate {does} {} -c FILE{back}{options}", case.terms.name)
 }
 
 fn data(case: &Case<'_>) -> Outcome {
@@ -556,7 +562,7 @@ fn data(case: &Case<'_>) -> Outcome {
         ));
     }
     if let Some(different) = first_of(data.different.iter().map(|(table, how)| format!("{table}: {how}"))) {
-        return Ok(Finds::fail(different).with_fix(format!("walgate gate verify {}", case.terms.name)));
+        return Ok(Finds::fail(different).with_fix(command(case, "verify", "")));
     }
     if let Some((table, why)) = data.unseen.first() {
         return Ok(Finds::unknown(format!("{table} was not compared whole: {why}")));
