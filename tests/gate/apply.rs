@@ -28,10 +28,10 @@ fn confirmed(story: &Subscribed) {
 
 #[test]
 fn a_subscription_that_fails_or_is_off_keeps_the_gate_shut() {
-    for major in [14, 18] {
+    for (major, ways) in [(14, &[Way::Proxy][..]), (18, &[Way::Proxy, Way::Poll])] {
         let pair = Pair::start(major, major);
-        for way in [Way::Proxy, Way::Poll] {
-            let story = Subscribed::start(&pair, way.as_str(), way);
+        for way in ways {
+            let story = Subscribed::start(&pair, way.as_str(), *way);
             let (gate, name) = (&story.gate, &story.name);
             story.arrived();
             gate.fence();
@@ -70,10 +70,10 @@ fn a_subscription_that_fails_or_is_off_keeps_the_gate_shut() {
 
 #[test]
 fn a_skipped_row_keeps_the_gate_shut() {
-    for major in [15, 18] {
+    for (major, ways) in [(15, &[Way::Proxy][..]), (18, &[Way::Proxy, Way::Slot])] {
         let pair = Pair::start(major, major);
-        for way in [Way::Proxy, Way::Slot] {
-            let story = Subscribed::start(&pair, way.as_str(), way);
+        for way in ways {
+            let story = Subscribed::start(&pair, way.as_str(), *way);
             let (gate, name) = (&story.gate, &story.name);
             gate.until("preflight", "pass", "may begin");
             story.alter("SET (disable_on_error = true)");
@@ -154,11 +154,14 @@ fn a_table_that_is_still_being_copied_is_waited_for() {
     gate.until("cutover", "pass", "nothing was written since");
 }
 
+/// What takes changes from a slot.
+type Loss = fn(&Subscribed);
+
 #[test]
 fn a_slot_that_others_have_moved_on_or_replaced_keeps_the_gate_shut() {
     let pair = Pair::start(18, 18);
     for way in [Way::Proxy, Way::Slot] {
-        let losses: [(&str, fn(&Subscribed)); 2] = [
+        let losses: [(&str, Loss); 2] = [
             ("drained", |story| {
                 let lsn = story.blue.value("SELECT pg_current_wal_flush_lsn()");
                 let drained = Command::new(tool("pg_recvlogical"))
@@ -209,7 +212,13 @@ fn a_slot_that_others_have_moved_on_or_replaced_keeps_the_gate_shut() {
         story.blue.run(&format!("SELECT pg_drop_replication_slot('{name}')"));
         story.blue.run(&format!("SELECT pg_create_logical_replication_slot('{name}', 'pgoutput')"));
         story.alter("ENABLE");
-        gate.until("cutover", "fail", &format!("{name} was dropped and created again"));
+        // Seen to be gone or not: nobody can tell what was lost.
+        eventually("the slot to be noticed", || {
+            let answer = gate.cutover();
+            assert_ne!(answer.state(), "pass", "{answer}");
+            let noticed = ["slot", "caught-up"].map(|id| answer.said(id).contains("dropped and created again"));
+            if noticed.contains(&true) { Ok(()) } else { Err(answer) }
+        });
         assert_eq!(story.green.value("SELECT count(*) FROM orders"), "2");
     }
 }

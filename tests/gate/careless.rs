@@ -1,7 +1,10 @@
 //! What the careless do to the source: they write while the fence is set, and after it.
 
+use std::process::Command;
+
 use crate::scene::{Gate, Pair, Way, quiet};
 use crate::subscribed::{Subscribed, session_of};
+use crate::support::{Sql, eventually, tool};
 
 #[test]
 fn a_fence_is_refused_while_somebody_writes_and_says_who() {
@@ -45,36 +48,42 @@ fn a_fence_is_refused_while_somebody_writes_and_says_who() {
     assert_eq!(status, 404, "{problem}");
 }
 
+/// A write behind the fence.
+type Write = fn(&Subscribed);
+
 #[test]
 fn a_write_behind_the_fence_closes_the_gate_for_good() {
+    let writes: [Write; 4] = [
+        |story| drop(story.order()),
+        // A transaction that was open at the fence, and had written nothing by then.
+        |story| {
+            let late = story.application("late");
+            late.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM orders");
+            story.gate.release();
+            story.gate.fence();
+            late.run("INSERT INTO orders VALUES (200, 'late')");
+            story.gate.turns("cutover", "wait", "\"late\" of postgres (idle in transaction");
+            late.run("COMMIT");
+        },
+        // One that nobody waits for.
+        |story| {
+            let hasty = story.application("hasty");
+            hasty.run("SET synchronous_commit = off; INSERT INTO orders VALUES (300, 'x')");
+        },
+        // A walsender takes SQL too, and is no client backend.
+        |story| {
+            let url = format!("{} replication=database", story.source);
+            let mut psql = Command::new(tool("psql"));
+            let psql =
+                psql.args(["-X", "-c", "UPDATE orders SET note = 'changed'", &url]).output().expect("psql starts");
+            assert!(psql.status.success(), "{psql:?}");
+        },
+    ];
     let pair = Pair::start(18, 18);
     for way in Way::ALL {
-        let writes: [(&str, fn(&Subscribed)); 4] = [
-            ("plain", |story| drop(story.order())),
-            // A transaction that was open at the fence, and had written nothing by then.
-            ("open", |story| {
-                let late = story.application("late");
-                late.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM orders");
-                story.gate.release();
-                story.gate.fence();
-                late.run("INSERT INTO orders VALUES (200, 'late')");
-                story.gate.turns("cutover", "wait", "\"late\" of postgres (idle in transaction");
-                late.run("COMMIT");
-            }),
-            ("unflushed", |story| story.blue.run("SET synchronous_commit = off; INSERT INTO orders VALUES (300, 'x')")),
-            // A walsender takes SQL too, and is no client backend.
-            ("walsender", |story| {
-                let url = format!("{} replication=database", story.source);
-                let psql = std::process::Command::new(crate::support::tool("psql"))
-                    .args(["-X", "-c", "UPDATE orders SET note = 'changed'", &url])
-                    .output()
-                    .expect("psql starts");
-                assert!(psql.status.success(), "{psql:?}");
-            }),
-        ];
-        for (name, write) in writes {
-            let story = Subscribed::start(&pair, &format!("{}_{name}", way.as_str()), way);
-            let gate = &story.gate;
+        let story = Subscribed::start(&pair, way.as_str(), way);
+        let gate = &story.gate;
+        for (number, write) in writes.iter().enumerate() {
             gate.fence();
             gate.until("cutover", "pass", "nothing was written since");
             write(&story);
@@ -86,19 +95,20 @@ fn a_write_behind_the_fence_closes_the_gate_for_good() {
             // It arrives, which makes nothing good.
             story.arrived();
             let later = gate.cutover();
-            assert_eq!((later.state(), later.reason()), (answer.state(), answer.reason()), "{way:?} {name}: {later}");
+            let said = (later.state(), later.reason());
+            assert_eq!(said, (answer.state(), answer.reason()), "{way:?}, write {number}: {later}");
             // Another fence, behind it, does.
             gate.release();
-            gate.fence();
-            gate.until("cutover", "pass", "nothing was written since");
         }
+        gate.fence();
+        gate.until("cutover", "pass", "nothing was written since");
     }
 }
 
 #[test]
 fn what_is_published_to_nobody_does_not_close_the_gate_where_changes_are_decoded() {
     let pair = Pair::start(18, 18);
-    crate::support::Sql::connect(&pair.source.dsn("postgres")).run("CREATE DATABASE busy");
+    Sql::connect(&pair.source.dsn("postgres")).run("CREATE DATABASE busy");
     let other = session_of(&pair.source.dsn("busy"), "other");
     other.run("CREATE TABLE busy (id int)");
     for way in Way::ALL {
@@ -165,13 +175,13 @@ fn a_position_of_the_callers_own_is_a_fence_of_which_nothing_else_is_known() {
         // What is known of the time since is what a stream has shown; the server says nothing of an old position.
         let (state, said) =
             if way == Way::Poll { ("unknown", "transactions were committed") } else { ("pass", "nothing was written") };
-        crate::support::eventually("the caller's own fence to be judged", || {
+        eventually("the caller's own fence to be judged", || {
             let answer = story.gate.ask("cutover", &format!("&target_lsn={lsn}"));
             if answer.is(state, said) { Ok(()) } else { Err(answer) }
         });
         story.order();
         if way != Way::Poll {
-            crate::support::eventually("the stray write to be seen", || {
+            eventually("the stray write to be seen", || {
                 let answer = story.gate.ask("cutover", &format!("&target_lsn={lsn}"));
                 if answer.is("fail", "table public.orders") { Ok(()) } else { Err(answer) }
             });

@@ -56,7 +56,7 @@ fn every_check_of_a_start_names_what_is_wrong_until_it_is_mended() {
             ("identity", "pass", ""),
             ("transactions", "wait", "\"left\" of postgres (prepared"),
             ("schema", "fail", "public.typed.a is integer and on the target bigint"),
-            ("sequences", "fail", "sequence public.counter is defined differently on the target"),
+            ("sequences", "fail", "sequence public.counter is defined differently"),
             ("unreplicated", "fail", "public.sums (materialized view)"),
             ("extensions", "pass", ""),
             ("subscription", "fail", "app is disabled"),
@@ -64,7 +64,8 @@ fn every_check_of_a_start_names_what_is_wrong_until_it_is_mended() {
         ],
     );
 
-    blue.run("ROLLBACK PREPARED 'left'; DROP MATERIALIZED VIEW sums");
+    blue.run("ROLLBACK PREPARED 'left'");
+    blue.run("DROP MATERIALIZED VIEW sums");
     green.run("ALTER TABLE typed ALTER a TYPE int; ALTER SEQUENCE counter INCREMENT 1");
     green.run("ALTER TABLE strict ADD CHECK (a > 0)");
     story.alter("ENABLE");
@@ -72,7 +73,7 @@ fn every_check_of_a_start_names_what_is_wrong_until_it_is_mended() {
     all(
         gate,
         &[
-            ("schema", "fail", "public.strict has on the target only: CHECK ((a > 0))"),
+            ("schema", "unknown", "somebody has locked a table that has to be looked at"),
             ("transactions", "wait", "forgotten"),
             ("sequences", "pass", ""),
             ("subscription", "pass", ""),
@@ -80,6 +81,7 @@ fn every_check_of_a_start_names_what_is_wrong_until_it_is_mended() {
         ],
     );
     idle.run("ROLLBACK");
+    all(gate, &[("schema", "fail", "public.strict has on the target only: CHECK ((a > 0))")]);
     green.run("ALTER TABLE strict DROP CONSTRAINT strict_a_check; ALTER TABLE strict ALTER a SET NOT NULL");
     all(gate, &[("schema", "fail", "public.strict.a is NOT NULL on the target only"), ("transactions", "pass", "")]);
     green.run("ALTER TABLE strict ALTER a DROP NOT NULL");

@@ -10,9 +10,9 @@ use crate::support::{Sql, eventually};
 
 #[test]
 fn a_source_that_crashes_behind_the_fence_does_not_lose_what_was_before() {
+    let mut pair = Pair::start(18, 18);
     for way in Way::ALL {
-        let mut pair = Pair::start(18, 18);
-        let story = Subscribed::start(&pair, "app", way);
+        let story = Subscribed::start(&pair, way.as_str(), way);
         story.order();
         story.arrived();
         story.gate.until("preflight", "pass", "");
@@ -24,9 +24,9 @@ fn a_source_that_crashes_behind_the_fence_does_not_lose_what_was_before() {
         let hindered = gate.cutover();
         assert_ne!(hindered.state(), "pass", "{hindered}");
         pair.source.restart(Stop::Immediate).expect("it starts again");
-        let blue = Sql::connect(&pair.source.dsn("app"));
+        let blue = Sql::connect(&story.source);
         gate.check_until("cutover", "caught-up", "wait", "");
-        green.run("ALTER SUBSCRIPTION app ENABLE");
+        story.alter("ENABLE");
         green.until("SELECT count(*) FROM orders", "3");
         let answer = eventually("the gate to say that all has arrived, or that nobody can tell", || {
             let answer = gate.cutover();
