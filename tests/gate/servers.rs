@@ -51,10 +51,10 @@ fn another_server_behind_the_same_address_is_not_taken_for_the_source() {
     let network = Network::to(pair.source.port());
     let target = format!("[gate.target]\nkind = \"subscription\"\ndsn = \"{}\"", dsn(&pair.target, "app"));
     let source = dsn_via(&pair.source, network.port());
-    let gate = Gate::start(&source, Way::Slot, &["app"], &target);
     let connection = pair.source.dsn("app");
     green.run(&format!("CREATE SUBSCRIPTION app CONNECTION '{connection}' PUBLICATION everything"));
-    green.until("SELECT count(*) FROM orders", "1");
+    green.until("SELECT string_agg(DISTINCT srsubstate::text, '') FROM pg_subscription_rel", "r");
+    let mut gate = Gate::start(&source, Way::Slot, &["app"], &target);
     gate.until("preflight", "pass", "");
     gate.fence();
     gate.until("cutover", "pass", "nothing was written since");
@@ -85,6 +85,10 @@ fn another_server_behind_the_same_address_is_not_taken_for_the_source() {
         (201, _) => Ok(()),
         other => Err(other),
     });
+    gate.until("cutover", "fail", "app was dropped and created again while walgate watched, or its server failed over");
+    // A person has looked, and begins anew.
+    gate.restart();
+    gate.fence();
     gate.until("cutover", "pass", "nothing was written since");
 }
 
