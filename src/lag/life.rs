@@ -9,8 +9,8 @@ use crate::lsn::Lsn;
 /// The least WAL that a transaction which is decoded takes: its commit record, in bytes.
 const COMMIT: u64 = 32;
 
-/// For how long nothing is made of who takes a slot that has appeared: while it is made and its consumer begins, it goes
-/// from one process to the next, and its position moves with each table that is copied.
+/// For how long one process, or none, must have held a slot that has appeared before anything is made of who takes it: while
+/// its consumer begins it goes from one to the next, and its position moves with each table that is copied.
 const SET_UP: Duration = Duration::from_secs(5);
 
 /// A slot, since when it is the same.
@@ -26,8 +26,9 @@ pub struct SlotLife {
     decoded_transactions: u64,
     /// The source's flush position at the last look that showed it; `None` once it was seen to be gone.
     seen: Option<Lsn>,
-    /// When it appeared, where it was not there from the first look on.
-    appeared: Option<Instant>,
+    /// Since when the same process, or none, holds it, while it is still being set up. What was there from the first look on
+    /// is not.
+    setting_up: Option<Instant>,
 }
 
 /// Whether a slot is another one than a slot of its name that was there before.
@@ -50,7 +51,7 @@ impl SlotLife {
             pid: row.active_pid,
             decoded_transactions: row.decoded_transactions.unwrap_or(0),
             seen: Some(flushed),
-            appeared,
+            setting_up: appeared,
         }
     }
 
@@ -65,6 +66,12 @@ impl SlotLife {
     /// hold, while the counts of one that is created begin at 0 (`pgstat_create_replslot`). A standby says by itself what it
     /// has.
     pub(super) fn goes_on(&mut self, row: &SlotRow, flushed: Lsn, now: Instant) -> bool {
+        if self.setting_up.is_some_and(|since| now.saturating_duration_since(since) >= SET_UP) {
+            self.setting_up = None;
+        }
+        if row.active_pid != self.pid {
+            self.setting_up = self.setting_up.map(|_| now);
+        }
         let same = self.seen.is_some_and(|seen| {
             let before = self.decoded_transactions;
             (row.active_pid.is_some() && row.active_pid == self.pid)
@@ -75,7 +82,7 @@ impl SlotLife {
         if !same {
             let renewed = match self.seen {
                 None => Renewed::Certainly,
-                Some(_) if self.appeared.is_some_and(|at| now.saturating_duration_since(at) < SET_UP) => Renewed::No,
+                Some(_) if self.setting_up.is_some() => Renewed::No,
                 Some(_) => Renewed::Perhaps,
             };
             (self.since, self.renewed) = (since(row, flushed), self.renewed.max(renewed));

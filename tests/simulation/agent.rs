@@ -277,7 +277,9 @@ impl Agent {
         evidence.source.sequences = Piece::Seen { value: Vec::new(), at: now, from };
         evidence.target.sequences = evidence.source.sequences.clone();
         evidence.target.subscriptions = self.target.subscriptions.clone();
+        evidence.source.unreplicated = Piece::Seen { value: Vec::new(), at: now, from };
         evidence.target.standing = self.target.standing.clone();
+        evidence.target.replication = self.target.standing.clone().map(|standing| standing.history);
         evidence.target.receiver = self.target.receiver.clone();
         evidence.replica = self.target.replica.clone();
         let mut consumer = keeper::consumer(&self.lag, &self.slot, Some(target), None);

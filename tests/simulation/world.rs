@@ -167,7 +167,8 @@ impl Setup {
                     messages: zero,
                     empty_too: barrier,
                     barrier,
-                    asks_replica: zero && observe == Observe::Proxy,
+                    // Of a fence without a barrier its replica says nothing until something is published.
+                    asks_replica: zero && observe == Observe::Proxy && barrier,
                     caller: false,
                     careful: true,
                     faults: false,
