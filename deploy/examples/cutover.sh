@@ -4,14 +4,15 @@
 #
 #   export WALGATE_URL=http://walgate.internal:9632 WALGATE_TOKEN=… BLUE=postgresql://… GREEN=postgresql://…
 #   GATE=blue-green \
-#   STOP='kubectl scale deployment/app --replicas=0' \
+#   STOP='kubectl scale deployment/app --replicas=0 && kubectl wait --for=delete pod --selector=app=app --timeout=5m' \
 #   SEQUENCES='walgate gate sequences --source "$BLUE" --target "$GREEN" --apply --yes' \
-#   SWITCH='kubectl set env deployment/app DATABASE_URL="$GREEN" && kubectl scale deployment/app --replicas=2' \
+#   SWITCH='psql "$GREEN" -c "DROP SUBSCRIPTION green_sub" &&
+#       kubectl set env deployment/app DATABASE_URL="$GREEN" && kubectl scale deployment/app --replicas=2' \
 #   RESUME='kubectl scale deployment/app --replicas=2' \
 #   ./cutover.sh
 #
-# STOP stops everything that writes; SEQUENCES brings the target's sequences up (leave it out for a physical standby);
-# SWITCH promotes the target or sends the application there; RESUME undoes STOP. TIMEOUT is for each of the steps.
+# STOP stops everything that writes, and waits until it has ended: what still runs may write behind the fence. SEQUENCES brings the target's sequences up (leave it out for a physical standby);
+# SWITCH promotes the target or ends its subscription, and sends the application there; RESUME undoes STOP. TIMEOUT is for each of the steps.
 #
 # Exit status: 0 switched, and proven; 1 a person must act; 2 something is not set up; 3 not within the time; 4 the daemon
 # does not answer. All these but 0 leave the source in use. 5: switched, and what came after is not proven.
@@ -47,6 +48,7 @@ for attempt in 1 2 3 4 5; do # What was under way when writes were stopped may t
     status=0
     walgate gate fence "$GATE" || status=$?
     if [ $status = 0 ]; then fenced=yes; break; fi
+    if [ $status = 4 ]; then fenced=yes; fi # It may have been set, and the answer lost.
     if [ $status != 1 ] || [ $attempt = 5 ]; then exit $status; fi
     sleep 1
 done

@@ -51,41 +51,47 @@ struct Gate {
 }
 
 pub(super) fn set(args: &Args) -> ExitCode {
-    args.change(Method::POST, |answer| match args.format {
-        Format::Json => Ok(format!("{}\n", answer.body)),
-        Format::Text => {
-            let Fence { gate, phase, target_lsn } = answer.read()?;
-            Ok(format!(
+    args.change((Method::POST, StatusCode::CREATED), |answer| {
+        // In JSON too: whoever answers 201 to anything has set no fence.
+        let Fence { gate, phase, target_lsn } = answer.read()?;
+        Ok(match args.format {
+            Format::Json => format!("{}\n", answer.body),
+            Format::Text => format!(
                 "A fence stands at {target_lsn} for the {phase} of {}: keep writers away until it passes.\n",
                 in_comment(&gate)
-            ))
-        }
+            ),
+        })
     })
 }
 
 pub(super) fn lift(args: &Args) -> ExitCode {
-    args.change(Method::DELETE, |_| match args.format {
+    args.change((Method::DELETE, StatusCode::NO_CONTENT), |_| match args.format {
         Format::Json => Ok(String::new()),
         Format::Text => Ok("The fence is lifted.\n".into()),
     })
 }
 
 impl Args {
-    fn change(&self, method: Method, told: impl FnOnce(&Answer) -> Result<String, Failure>) -> ExitCode {
-        match self.try_change(method, told) {
+    /// Asks for a change, which was made if the answer has this status.
+    fn change(&self, asked: (Method, StatusCode), told: impl FnOnce(&Answer) -> Result<String, Failure>) -> ExitCode {
+        match self.try_change(asked, told) {
             Ok(status) => status.into(),
             Err(failure) => failure.exit(),
         }
     }
 
-    fn try_change(&self, method: Method, told: impl FnOnce(&Answer) -> Result<String, Failure>) -> Result<u8, Failure> {
+    fn try_change(
+        &self,
+        (method, made): (Method, StatusCode),
+        told: impl FnOnce(&Answer) -> Result<String, Failure>,
+    ) -> Result<u8, Failure> {
         let daemon::Which { name, phase, timeout, .. } = &self.gate;
         if !matches!(phase, Phase::Cutover | Phase::Rollback) {
             return Err(Failure::Usage(format!("--phase {phase} has no fence; expected cutover or rollback")));
         }
         let daemon = self.gate.daemon()?;
         let answer = daemon.ask(method, &format!("gates/{}/fence?phase={phase}", encoded(name)), *timeout)?;
-        if answer.status.is_success() {
+        if answer.status == made {
             let text = told(&answer)?;
             if let Err(error) = print(&text) {
                 eprintln!("walgate: {error}");
