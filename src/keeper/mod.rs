@@ -5,9 +5,12 @@
 //! asks, and a waiting one whenever a stream, a look or a round has brought something new. A fence lives here and nowhere
 //! else: with the process it is gone.
 
+mod answer;
 mod assemble;
 mod data;
 mod parts;
+mod rounds;
+mod waiting;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -19,38 +22,27 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+pub use answer::{Answer, FenceError, GateEvent};
 pub use assemble::{consumer, consumers, standing};
 
 use crate::config;
-use crate::gate::{
-    Asked, Case, Evidence, Fence, Kind, Phase, Piece, Receipt, Refusal, Settling, Side, Status, Stray, Terms, Verdict,
-};
+use crate::gate::{Asked, Case, Evidence, Fence, Phase, Piece, Receipt, Settling, Side, Status, Stray, Terms, Verdict};
 use crate::ident::SlotName;
-use crate::lag::{ConsumerReport, Observe};
+use crate::lag::Observe;
 use crate::lsn::Lsn;
 use crate::source::evidence::activity::Reach;
 use crate::source::evidence::replica::Replica;
-use crate::source::{self, ConnectError, Failure, Source, take_fence};
+use crate::source::{self, Failure, Source, take_fence};
 use crate::time::PgTimestamp;
 use data::Comparing;
-use parts::Part;
-use witness::{Witness, is_over};
-
-/// Between two rounds while somebody waits, and while somebody asks now and then.
-const WAITED_FOR: Duration = Duration::from_millis(50);
-const ASKED_FOR: Duration = Duration::from_secs(1);
-
-/// For how long a phase that was asked about is gathered for.
-const IN_DEMAND: Duration = Duration::from_secs(10);
+use waiting::Waiting;
+use witness::Witness;
 
 /// How old a round may be that answers a question.
 const REUSED: Duration = Duration::from_millis(500);
 
 /// How long a verdict is shared.
 const SHARED: Duration = Duration::from_millis(10);
-
-/// Between two audits of the source's tables while somebody asks.
-const AUDITED: Duration = Duration::from_secs(1);
 
 /// How long a round may take before those who ask are told what is known.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -101,64 +93,6 @@ impl Way {
     fn of(phase: Phase) -> Way {
         if phase.is_back() { Way::Back } else { Way::Forward }
     }
-}
-
-/// A verdict with what it rests on.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// The verdict.
-    pub verdict: Verdict,
-    /// How far behind the consumers are.
-    pub consumers: Vec<ConsumerReport>,
-    /// When the oldest was seen of what it rests on, by this machine's clock.
-    pub observed_at: PgTimestamp,
-    /// What proves a pass to others.
-    pub receipt: Option<Receipt>,
-}
-
-/// Why there is no fence.
-#[derive(Debug, thiserror::Error)]
-pub enum FenceError {
-    /// One stands already.
-    #[error("a fence stands already, at {}; lift it first", .0.target_lsn)]
-    Standing(Box<Fence>),
-    /// It would prove nothing.
-    #[error("{0}")]
-    Refused(#[from] Refusal),
-    /// The server cannot be asked.
-    #[error("{name} cannot be asked: {error}")]
-    Unreachable {
-        /// Which.
-        name: String,
-        /// Why.
-        error: ConnectError,
-    },
-    /// It is not the server that is watched.
-    #[error("{0}")]
-    Elsewhere(String),
-    /// There is nobody to take it on.
-    #[error("no way back is configured: name the slots on the target that lead back ([gate.reverse])")]
-    NoWayBack,
-}
-
-/// Something that happens to a gate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum GateEvent {
-    /// A fence was set.
-    Fenced(Phase, Lsn),
-    /// It was lifted.
-    Released(Phase, Lsn),
-    /// A phase is in another state than when it was last asked about.
-    Verdict {
-        /// Which.
-        phase: Phase,
-        /// In which state it was; `None` before it was ever asked about.
-        from: Option<Status>,
-        /// In which it is.
-        to: Status,
-        /// Why.
-        reason: String,
-    },
 }
 
 impl Keeper {
@@ -341,22 +275,6 @@ impl Keeper {
         self.rounds.send_replace(None);
     }
 
-    /// Looks at the subscriptions once before anybody asks: what goes wrong with them from here on is not to be taken for
-    /// something of before walgate looked.
-    async fn begin(&self) {
-        if !self.terms.kind.is_database() {
-            return;
-        }
-        let back = self.terms.reverse.as_ref().map(|_| &self.source);
-        let subscriptions = BTreeSet::from([Part::Subscriptions]);
-        for side in self.target.iter().chain(back) {
-            while side.side().subscriptions.value().is_none() {
-                side.ask(&subscriptions, None).await;
-                sleep(ASKED_FOR).await;
-            }
-        }
-    }
-
     /// Notes once a second what needs no server: how far behind consumers are, and what has happened to a fence.
     async fn tick(&self) {
         loop {
@@ -371,69 +289,6 @@ impl Keeper {
                 self.watch_fence(phase);
             }
             sleep(TICK).await;
-        }
-    }
-
-    /// Gathers in rounds while somebody asks.
-    async fn gather(&self) {
-        let mut audited: Option<Instant> = None;
-        loop {
-            let begun = Instant::now();
-            let phases: BTreeSet<Phase> = {
-                let mut demand = lock(&self.demand);
-                demand.retain(|_, asked| begun.saturating_duration_since(*asked) < IN_DEMAND);
-                demand.keys().copied().collect()
-            };
-            if phases.is_empty() {
-                self.demanded.notified().await;
-                continue;
-            }
-            let fenced = |phase| self.standing(phase).and_then(|fence| fence.taken);
-            let (fenced, fenced_back) = (fenced(Phase::Cutover), fenced(Phase::Rollback));
-            if audited.is_none_or(|at| is_over(at, begun, AUDITED, fenced)) {
-                self.source.source().want_audit();
-                audited = Some(begun);
-            }
-            let mut wanted: [BTreeSet<Part>; 2] = Default::default();
-            for phase in &phases {
-                let [source, target] = &mut wanted;
-                let (of_source, of_target) = if phase.is_back() { (target, source) } else { (source, target) };
-                of_source.extend(parts::of_source(&self.terms, *phase));
-                of_target.extend(parts::of_target(&self.terms, *phase));
-                if let Some((side, _)) = self.sides(*phase) {
-                    side.source().want_proof(self.terms.consumers_of(*phase));
-                }
-            }
-            let [source, target] = &wanted;
-            let of_target = async {
-                if let Some(witness) = &self.target {
-                    round(witness, target, fenced_back).await;
-                }
-            };
-            let of_replica = async {
-                if let Some(replica) = &self.replica {
-                    let seen = replica.position().await;
-                    *lock(&self.replica_seen) = seen;
-                }
-            };
-            tokio::join!(round(&self.source, source, fenced), of_target, of_replica, self.audited_since(fenced));
-            self.rounds.send_replace(Some((phases, begun)));
-            let pause = if self.waiting.load(Ordering::Relaxed) > 0 { WAITED_FOR } else { ASKED_FOR };
-            tokio::select! {
-                () = sleep(pause) => {}
-                // Not at once: many may ask one after the other.
-                () = self.demanded.notified() => sleep(WAITED_FOR).await,
-            }
-        }
-    }
-
-    /// Waits for an audit of the source that was begun after its fence was set, where one counts, and not for long: a large
-    /// catalog is not read at once.
-    async fn audited_since(&self, fenced: Option<Instant>) {
-        if let Some(fenced) = fenced.filter(|_| self.terms.kind == Kind::Subscription) {
-            let mut audits = self.source.source().audits();
-            let since = audits.wait_for(|report| report.as_ref().is_some_and(|report| report.begun >= fenced));
-            let _ = tokio::time::timeout(ASKED_FOR, since).await;
         }
     }
 
@@ -602,37 +457,6 @@ impl Keeper {
     fn tell(&self, event: GateEvent) {
         // Nobody may be listening.
         let _ = self.events.send(event);
-    }
-}
-
-/// Asks one server for what is wanted, and has it looked at.
-async fn round(witness: &Witness, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
-    if wanted.is_empty() {
-        return;
-    }
-    let mut looks = witness.source().looks();
-    looks.mark_unchanged();
-    witness.source().want_look();
-    let look = async {
-        // If it does not come, what was seen last grows old.
-        let _ = tokio::time::timeout(ASKED_FOR, looks.changed()).await;
-    };
-    tokio::join!(witness.ask(wanted, fenced), look);
-}
-
-/// Somebody waits while this lives.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl Waiting<'_> {
-    fn begin(waiting: &AtomicUsize) -> Waiting<'_> {
-        waiting.fetch_add(1, Ordering::Relaxed);
-        Waiting(waiting)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A check is a function of a [`Case`]. What it has no fresh evidence for is `unknown`, and that is where `?` leads.
 
+mod consumer;
 mod cutover;
 mod post;
 mod preflight;

@@ -1,6 +1,7 @@
 //! Did it really happen: the target has taken over, nothing was left behind, and the old source is silent.
 
-use super::cutover::{is_accepted, runs};
+use super::consumer::runs;
+use super::cutover::is_accepted;
 use super::{Finds, Outcome, Rule, Status, first_of};
 use crate::gate::case::Case;
 use crate::gate::fence::{Writer, listed};

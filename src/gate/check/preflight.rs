@@ -5,7 +5,7 @@ use std::fmt::Display;
 use postgres_protocol::escape::escape_literal;
 
 use super::post::unreplicated;
-use super::{Finds, Outcome, Rule, cutover, first_of};
+use super::{Finds, Outcome, Rule, consumer, cutover, first_of};
 use crate::gate::case::Case;
 use crate::gate::evidence::{Column, Settings, Table};
 use crate::gate::sequence::{Standing, compare};
@@ -20,12 +20,12 @@ pub(super) const RULES: &[Rule] = &[
     Rule { id: "capacity", expected: "free slots, walsenders and workers for what will be added", check: capacity },
     Rule { id: "role", expected: "walgate's role opens replication connections", check: role },
     Rule { id: "identity", expected: "no error-level finding for the consumers' publications", check: identity },
-    Rule { id: "slot", expected: "one healthy slot in use for every consumer", check: cutover::slot },
+    Rule { id: "slot", expected: "one healthy slot in use for every consumer", check: consumer::slot },
     Rule { id: "lag", expected: "within the limits for as long as settle, without a break", check: lag },
     Rule {
         id: "subscription",
         expected: "every subscription runs, with all its tables and no new error",
-        check: cutover::subscription,
+        check: consumer::subscription,
     },
     Rule { id: "transactions", expected: "no old transaction, no prepared one, no DDL under way", check: transactions },
     Rule {

@@ -1,0 +1,118 @@
+//! Gathers a gate's evidence, in rounds, while somebody asks.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::parts::{self, Part};
+use super::witness::{Witness, is_over};
+use super::{Keeper, lock};
+use crate::gate::{Kind, Phase};
+
+/// Between two rounds while somebody waits, and while somebody asks now and then.
+const WAITED_FOR: Duration = Duration::from_millis(50);
+const ASKED_FOR: Duration = Duration::from_secs(1);
+
+/// For how long a phase that was asked about is gathered for.
+const IN_DEMAND: Duration = Duration::from_secs(10);
+
+/// Between two audits of the source's tables while somebody asks.
+const AUDITED: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    /// Looks at the subscriptions once before anybody asks: what goes wrong with them from here on is not to be taken for
+    /// something of before walgate looked.
+    pub(super) async fn begin(&self) {
+        if !self.terms.kind.is_database() {
+            return;
+        }
+        let back = self.terms.reverse.as_ref().map(|_| &self.source);
+        let subscriptions = BTreeSet::from([Part::Subscriptions]);
+        for side in self.target.iter().chain(back) {
+            while side.side().subscriptions.value().is_none() {
+                side.ask(&subscriptions, None).await;
+                sleep(ASKED_FOR).await;
+            }
+        }
+    }
+
+    /// Gathers in rounds while somebody asks.
+    pub(super) async fn gather(&self) {
+        let mut audited: Option<Instant> = None;
+        loop {
+            let begun = Instant::now();
+            let phases: BTreeSet<Phase> = {
+                let mut demand = lock(&self.demand);
+                demand.retain(|_, asked| begun.saturating_duration_since(*asked) < IN_DEMAND);
+                demand.keys().copied().collect()
+            };
+            if phases.is_empty() {
+                self.demanded.notified().await;
+                continue;
+            }
+            let fenced = |phase| self.standing(phase).and_then(|fence| fence.taken);
+            let (fenced, fenced_back) = (fenced(Phase::Cutover), fenced(Phase::Rollback));
+            if audited.is_none_or(|at| is_over(at, begun, AUDITED, fenced)) {
+                self.source.source().want_audit();
+                audited = Some(begun);
+            }
+            let mut wanted: [BTreeSet<Part>; 2] = Default::default();
+            for phase in &phases {
+                let [source, target] = &mut wanted;
+                let (of_source, of_target) = if phase.is_back() { (target, source) } else { (source, target) };
+                of_source.extend(parts::of_source(&self.terms, *phase));
+                of_target.extend(parts::of_target(&self.terms, *phase));
+                if let Some((side, _)) = self.sides(*phase) {
+                    side.source().want_proof(self.terms.consumers_of(*phase));
+                }
+            }
+            let [source, target] = &wanted;
+            let of_target = async {
+                if let Some(witness) = &self.target {
+                    round(witness, target, fenced_back).await;
+                }
+            };
+            let of_replica = async {
+                if let Some(replica) = &self.replica {
+                    let seen = replica.position().await;
+                    *lock(&self.replica_seen) = seen;
+                }
+            };
+            tokio::join!(round(&self.source, source, fenced), of_target, of_replica, self.audited_since(fenced));
+            self.rounds.send_replace(Some((phases, begun)));
+            let pause = if self.waiting.load(Ordering::Relaxed) > 0 { WAITED_FOR } else { ASKED_FOR };
+            tokio::select! {
+                () = sleep(pause) => {}
+                // Not at once: many may ask one after the other.
+                () = self.demanded.notified() => sleep(WAITED_FOR).await,
+            }
+        }
+    }
+
+    /// Waits for an audit of the source that was begun after its fence was set, where one counts, and not for long: a large
+    /// catalog is not read at once.
+    async fn audited_since(&self, fenced: Option<Instant>) {
+        if let Some(fenced) = fenced.filter(|_| !matches!(self.terms.kind, Kind::Slot | Kind::Zero)) {
+            let mut audits = self.source.source().audits();
+            let since = audits.wait_for(|report| report.as_ref().is_some_and(|report| report.begun >= fenced));
+            let _ = tokio::time::timeout(ASKED_FOR, since).await;
+        }
+    }
+}
+
+/// Asks one server for what is wanted, and has it looked at.
+async fn round(witness: &Witness, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
+    if wanted.is_empty() {
+        return;
+    }
+    let mut looks = witness.source().looks();
+    looks.mark_unchanged();
+    witness.source().want_look();
+    let look = async {
+        // If it does not come, what was seen last grows old.
+        let _ = tokio::time::timeout(ASKED_FOR, looks.changed()).await;
+    };
+    tokio::join!(witness.ask(wanted, fenced), look);
+}
