@@ -211,7 +211,11 @@ impl Daemon {
         for config in &self.config.gates {
             let Some(source) = self.running.get(&config.terms.source).map(Running::source) else { continue };
             let known = before.iter().position(|kept| kept.keeper.is_of(config, &source));
-            self.gates.push(known.map_or_else(|| Kept::start(config, source), |known| before.swap_remove(known)));
+            let known = known.map(|known| before.swap_remove(known));
+            if let Some(kept) = &known {
+                kept.keeper.renew(config);
+            }
+            self.gates.push(known.unwrap_or_else(|| Kept::start(config, source)));
         }
         for (name, running) in &self.running {
             let gates = self.config.gates.iter().filter(|gate| gate.terms.source == *name);

@@ -145,6 +145,13 @@ impl Keeper {
         self.config == *config && Arc::ptr_eq(self.source.source(), source)
     }
 
+    /// Takes the certificates and passwords that were read again for the target.
+    pub fn renew(&self, config: &config::Gate) {
+        if let Some((target, connector)) = self.target.as_ref().zip(config.target.clone()) {
+            target.source().set_connector(connector);
+        }
+    }
+
     /// The receipt of the latest pass of a switch: that all may begin is no proof to be kept.
     pub fn receipt(&self) -> Option<Receipt> {
         lock(&self.receipt).clone()

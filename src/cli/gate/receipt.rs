@@ -37,8 +37,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     gate: Option<String>,
     /// It must be of this phase
-    #[arg(long, value_name = "preflight|cutover|post|rollback")]
-    phase: Option<Phase>,
+    #[arg(long, value_name = "preflight|cutover|post|rollback", default_value = "cutover")]
+    phase: Phase,
 }
 
 /// A receipt, or an answer of `/v1/gates/…/check`.
@@ -101,8 +101,8 @@ impl Args {
         if let Some(wanted) = self.gate.as_ref().filter(|wanted| *wanted != gate) {
             return Err(format!("it is of gate {}, not {wanted}", in_comment(gate)));
         }
-        if let Some(wanted) = self.phase.filter(|wanted| wanted != phase) {
-            return Err(format!("it is of the phase {phase}, not {wanted}"));
+        if self.phase != *phase {
+            return Err(format!("it is of the phase {phase}, not {}", self.phase));
         }
         let fence = target_lsn.map(|lsn| format!(" behind the fence at {lsn}")).unwrap_or_default();
         Ok(format!(

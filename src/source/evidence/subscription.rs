@@ -1,4 +1,4 @@
-//! The subscriptions of a target: PostgreSQL's own, and those of the extension [`pglogical`].
+//! The subscriptions of a target: PostgreSQL's own, and those of the extension pglogical.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
