@@ -581,6 +581,15 @@ fn a_write_behind_the_fence_is_noticed_by_its_transaction_id_or_on_the_stream() 
 }
 
 #[test]
+fn errors_of_before_make_no_difference_where_the_data_are_compared() {
+    let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);
+    scene.subscription(|sub| sub.errors = Some(4));
+    assert_eq!(scene.check("subscription").0, Status::Fail);
+    scene.terms.data = true;
+    assert_eq!(scene.check("subscription").0, Status::Pass);
+}
+
+#[test]
 fn data_are_equal_only_if_they_were_compared_whole_under_this_fence() {
     let compared = |data: DataEvidence, under: i64| {
         let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);

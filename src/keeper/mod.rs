@@ -14,6 +14,7 @@ mod waiting;
 mod witness;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -236,14 +237,8 @@ impl Keeper {
         let mut rounds = self.rounds.subscribe();
         loop {
             // Before the verdict, so that what comes meanwhile is not missed.
-            let (side, other) = (self.source.source(), self.target.as_ref().map(Witness::source));
-            let progress = side.progress();
-            let elsewhere = async {
-                match other {
-                    Some(other) => other.progress().await,
-                    None => std::future::pending().await,
-                }
-            };
+            let progress = self.source.source().progress();
+            let elsewhere = self.target.as_ref().map(|target| target.source().progress());
             let answer = self.judge(asked, asked_at);
             if matches!(answer.verdict.state, Status::Pass | Status::Fail) || self.ended.load(Ordering::Relaxed) {
                 return answer;
@@ -253,7 +248,7 @@ impl Keeper {
             let news = async {
                 tokio::select! {
                     () = progress => {}
-                    () = elsewhere => {}
+                    () = async { if let Some(elsewhere) = elsewhere { elsewhere.await } else { pending().await } } => {}
                     _ = rounds.changed() => {}
                 }
                 // What is shared until then is not judged again.
@@ -271,7 +266,7 @@ impl Keeper {
             let look = async {
                 match &self.target {
                     Some(target) => source::look(target.source(), &stop).await,
-                    None => std::future::pending().await,
+                    None => pending().await,
                 }
             };
             tokio::join!(look, self.tick(), self.gather(), self.begin());

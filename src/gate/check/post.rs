@@ -114,7 +114,7 @@ fn reverse(case: &Case<'_>) -> Outcome {
         match (slots.get(slot), back.iter().find(|subscription| subscription.slot.as_ref() == Some(slot))) {
             (None, _) => Finds::fail(format!("the target has no slot {slot}")),
             (_, None) => Finds::fail(format!("no subscription on the old source reads {slot}")),
-            (Some(slot_there), Some(subscription)) => match runs(subscription, case.terms.kind) {
+            (Some(slot_there), Some(subscription)) => match runs(subscription, case.terms.kind, false) {
                 finds if finds.status != Status::Pass => finds,
                 _ if !slot_there.active => Finds::wait(format!("nobody reads {slot}")),
                 runs => runs,
