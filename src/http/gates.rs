@@ -236,7 +236,7 @@ pub(super) async fn receipt(
     query.map_err(|rejection| bad(rejection.body_text()))?;
     let none = || {
         let detail =
-            format!("gate {} has passed under no fence that still holds since walgate started", gate.terms().name);
+            format!("gate {} has not passed since walgate started, or its fence holds no longer", gate.terms().name);
         Problem::new(StatusCode::NOT_FOUND, detail)
     };
     gate.receipt().map(Json).ok_or_else(none)

@@ -112,9 +112,12 @@ fn what_is_published_to_nobody_does_not_close_the_gate_where_changes_are_decoded
     let other = session_of(&pair.source.dsn("busy"), "other");
     other.run("CREATE TABLE busy (id int)");
     for way in Way::ALL {
-        let story = Subscribed::start(&pair, way.as_str(), way);
+        let accepted = "accept_unreplicated = [\"public.private\"]";
+        let story = Subscribed::with(&pair, way.as_str(), way, accepted, |blue, green| {
+            blue.run("CREATE TABLE private (id int)");
+            green.run("CREATE TABLE private (id int)");
+        });
         let gate = &story.gate;
-        story.blue.run("CREATE TABLE private (id int)");
         for write in
             ["ANALYZE", "INSERT INTO private VALUES (1)", "SELECT pg_current_xact_id()", "CREATE TEMP TABLE x ()"]
         {
