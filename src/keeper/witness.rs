@@ -147,7 +147,7 @@ impl Witness {
                     taken(seen, |side| &mut side.subscriptions)
                 }
                 Part::Settings => taken(evidence::settings::settings(session).await?, |side| &mut side.settings),
-                Part::Receiver => taken(evidence::standing::receiver(session).await?, |side| &mut side.receiver),
+                Part::Receiver => taken(evidence::receiver::receiver(session).await?, |side| &mut side.receiver),
                 Part::Sequences => {
                     let read = match sequences::read(session).await {
                         Ok(value) => Piece::Seen { value, at: begun, from: "pg_sequence" },

@@ -11,7 +11,7 @@ use crate::gate::evidence::{Column, Settings, Table};
 use crate::gate::sequence::{Standing, compare};
 use crate::gate::settling::most;
 use crate::gate::terms::Kind;
-use crate::ident::Identifier;
+use crate::ident::{Identifier, SlotName};
 use crate::identity::Severity;
 use crate::units::{age, size};
 
@@ -69,19 +69,21 @@ fn wal_level(case: &Case<'_>) -> Outcome {
 
 fn capacity(case: &Case<'_>) -> Outcome {
     let source = case.fresh(&case.evidence.source.settings)?;
-    let consumers = case.terms.consumers.len() as u32;
-    let back = case.terms.reverse.as_ref().map_or(0, |reverse| reverse.consumers.len() as u32);
     // Of the slots of consumers that are there already none has to be added.
-    let there = case.terms.consumers.iter().filter(|slot| {
-        let slot = case.evidence.consumers.get(slot).map(|consumer| &consumer.slot);
+    let is_there = |slot: &&SlotName| {
+        let slot = case.evidence.consumers.get(*slot).map(|consumer| &consumer.slot);
         slot.is_some_and(|slot| matches!(slot.value(), Some(Some(_))))
-    });
-    let to_add = consumers - there.count() as u32;
-    let mut short = missing("source", source, to_add, 0);
+    };
+    let forth = case.terms.consumers.iter().filter(|slot| !is_there(slot)).count() as u32;
+    let mut back = 0;
+    if let Some(reverse) = &case.terms.reverse {
+        let there = &case.fresh(&case.evidence.target.standing)?.slots;
+        back = reverse.consumers.iter().filter(|slot| !there.contains_key(*slot)).count() as u32;
+    }
+    let mut short = missing("source", source, forth, back);
     if case.terms.kind.is_database() {
         let target = case.fresh(&case.evidence.target.settings)?;
-        let to_apply = if to_add > 0 { to_add } else { 0 };
-        short = short.or_else(|| missing("target", target, back, to_apply));
+        short = short.or_else(|| missing("target", target, back, forth));
     }
     Ok(match short {
         Some((what, fix)) => Finds::fail(what).with_fix(fix),
@@ -94,9 +96,11 @@ fn capacity(case: &Case<'_>) -> Outcome {
 
 /// What a server has too few of for so many more slots and so many more subscriptions.
 fn missing(whose: &str, settings: &Settings, slots: u32, subscriptions: u32) -> Option<(String, String)> {
+    let origins = if settings.major < 18 { "max_replication_slots" } else { "max_active_replication_origins" };
     let wanted = [
         ("max_replication_slots", settings.slots, slots),
         ("max_wal_senders", settings.senders, slots),
+        (origins, settings.origins, subscriptions),
         ("max_logical_replication_workers", settings.logical_workers, subscriptions),
         // Besides, the launcher.
         ("max_worker_processes", settings.workers, if subscriptions > 0 { subscriptions + 1 } else { 0 }),

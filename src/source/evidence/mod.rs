@@ -9,10 +9,10 @@
 
 pub mod activity;
 mod pglogical;
+pub mod receiver;
 pub mod replica;
 pub mod schema;
 pub mod settings;
-pub mod standing;
 pub mod subscription;
 pub mod takeover;
 pub mod timeline;

@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::{piece, rows};
 use crate::gate::Piece;
-use crate::source::connect::Connector;
 use crate::source::error::ConnectError;
 use crate::source::sql::SqlSession;
 
@@ -24,18 +23,4 @@ pub async fn writable(session: &SqlSession) -> Result<Piece<Result<(), String>>,
     let begun = Instant::now();
     let refused = rows::<Option<String>>(session, WRITE).await.map(|rows| rows.into_iter().flatten().next());
     piece("a write", begun, refused.map(|refused| refused.map_or(Ok(()), Err)))
-}
-
-/// Whether nothing listens any more where a server was: every address refuses the connection. A server that does not
-/// answer, or does not let in, may still take writes.
-pub async fn stopped(connector: &Connector) -> Piece<bool> {
-    let at = Instant::now();
-    match connector.sql().await {
-        Ok(session) => {
-            session.close().await;
-            Piece::Seen { value: false, at, from: "a connection" }
-        }
-        Err(error) if error.is_refused() => Piece::Seen { value: true, at, from: "a connection" },
-        Err(error) => Piece::Unseen(format!("whether the server has stopped is not known: {error}")),
-    }
 }
