@@ -184,8 +184,9 @@ impl Timeline {
     /// Takes an acknowledgement: a commit is pending while its `commit_lsn` is above it. Where the commit before it ended
     /// there, or a keepalive said so, also while it is equal: a consumer that acknowledges the ends of commits (PostgreSQL's
     /// own) then means those, and the server would send this one again. One that acknowledges `commit_lsn` passes it with
-    /// its answer to the next keepalive. 0/0 gives no position, and none takes back an earlier one. `acked` is called with the time from sending to now and the number
-    /// of commits for each span that it covers; in a merged one the first commit's time stands for all.
+    /// its answer to the next keepalive. 0/0 gives no position, and none takes back an earlier one. `acked` is called with the
+    /// time from sending to now and the number of commits for each span that it covers; in a merged one the first commit's
+    /// time stands for all.
     pub fn ack(&mut self, ack: Lsn, now: Instant, mut acked: impl FnMut(Duration, u32)) {
         if ack <= self.acked {
             return;

@@ -38,7 +38,8 @@ struct Place {
     flushed: Lsn,
 }
 
-/// Takes a fence: who writes, the barrier (or, without `barrier`, nothing is written), the flush position, who writes. Whether that proves anything, [`Fence::take`](crate::gate::Fence::take) says.
+/// Takes a fence: who writes, the barrier (or, without `barrier`, nothing is written), the flush position, who writes.
+/// Whether that proves anything, [`Fence::take`](crate::gate::Fence::take) says.
 ///
 /// # Errors
 /// If the server cannot be reached, or refuses a step.

@@ -114,8 +114,8 @@ impl Reach {
     }
 }
 
-/// Who is at work on the database of the session, or on the whole server. walgate's own transactions do not count, and those of autovacuum neither: they
-/// change nothing that is published.
+/// Who is at work on the database of the session, or on the whole server. Transactions of autovacuum do not count, for they
+/// change nothing that is published; walgate's own sessions are no clients.
 ///
 /// Needs `pg_monitor`: without it a session is seen, and that it writes, but neither what it is nor since when.
 ///
