@@ -24,6 +24,8 @@ pub struct SlotLife {
     pid: Option<i32>,
     /// What was counted for it at the last look.
     decoded_transactions: u64,
+    /// Behind which transaction id everything was confirmed at the last look, where the source stood still.
+    confirmed_until: Option<u64>,
     /// The source's flush position at the last look that showed it; `None` once it was seen to be gone.
     seen: Option<Lsn>,
     /// Since when the same process, or none, holds it, while it is still being set up. What was there from the first look on
@@ -50,6 +52,7 @@ impl SlotLife {
             renewed: Renewed::No,
             pid: row.active_pid,
             decoded_transactions: row.decoded_transactions.unwrap_or(0),
+            confirmed_until: None,
             seen: Some(flushed),
             setting_up: appeared,
         }
@@ -63,9 +66,10 @@ impl SlotLife {
     /// Takes what a look shows of the slot of this name; says whether it certainly is the one of before: the same process
     /// holds it; or it keeps WAL from before the last look, while one that is created reserves WAL from where the server then
     /// is (`ReplicationSlotReserveWal` in `slot.c`); or more transactions were decoded for it than the WAL since that look can
-    /// hold, while the counts of one that is created begin at 0 (`pgstat_create_replslot`). A standby says by itself what it
+    /// hold, while the counts of one that is created begin at 0 (`pgstat_create_replslot`). Or it makes no difference: all was
+    /// confirmed by then, and nothing was committed since. A standby says by itself what it
     /// has.
-    pub(super) fn goes_on(&mut self, row: &SlotRow, flushed: Lsn, now: Instant) -> bool {
+    pub(super) fn goes_on(&mut self, row: &SlotRow, flushed: Lsn, still: Option<u64>, now: Instant) -> bool {
         if self.setting_up.is_some_and(|since| now.saturating_duration_since(since) >= SET_UP) {
             self.setting_up = None;
         }
@@ -77,6 +81,7 @@ impl SlotLife {
             (row.active_pid.is_some() && row.active_pid == self.pid)
                 || row.kind == SlotKind::Physical
                 || row.restart_lsn.is_some_and(|restart| restart < seen)
+                || self.confirmed_until.is_some() && self.confirmed_until == still
                 || row.decoded_transactions >= Some(before) && before > flushed.bytes_since(seen) / COMMIT
         });
         if !same {
@@ -90,6 +95,7 @@ impl SlotLife {
         *self = SlotLife {
             pid: row.active_pid,
             decoded_transactions: row.decoded_transactions.unwrap_or(0),
+            confirmed_until: still.filter(|_| row.confirmed_flush >= Some(flushed)),
             seen: Some(flushed),
             ..*self
         };

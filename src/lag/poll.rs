@@ -51,6 +51,9 @@ pub struct SourcePoll {
     pub server_time: PgTimestamp,
     /// Slots and walsenders that are free, whichever are fewer.
     pub spare: u32,
+    /// While nobody holds a transaction id, and none is in progress: behind the last one that has ended. As long as it stays so,
+    /// nothing is committed.
+    pub still: Option<u64>,
     /// Whether `synchronous_standby_names` would count a stream of walgate's own.
     pub counts_us: bool,
     /// The rows of `pg_replication_slots`, but for walgate's own.

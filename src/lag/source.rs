@@ -118,7 +118,7 @@ impl SourceLag {
         let appeared = self.looked.insert(system).not().then_some(now);
         for (slot, row) in &poll.slots {
             let renewed = match self.lives.entry((system, slot.clone())) {
-                Entry::Occupied(mut known) => !known.get_mut().goes_on(row, poll.flushed, now),
+                Entry::Occupied(mut known) => !known.get_mut().goes_on(row, poll.flushed, poll.still, now),
                 Entry::Vacant(new) => {
                     new.insert(SlotLife::new(row, poll.flushed, appeared));
                     false

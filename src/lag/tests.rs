@@ -73,6 +73,7 @@ impl Bench {
             flushed: Lsn(flushed),
             server_time: at(1000 + second as i64),
             spare: 8,
+            still: None,
             counts_us: false,
             slots: BTreeMap::from([("s".parse().unwrap(), row)]),
         };
@@ -602,7 +603,7 @@ fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
     let later = first + Duration::from_secs(5);
     let after = |next: SlotRow| {
         let mut life = SlotLife::new(&held(1, 900, Some(5)), Lsn(1000), None);
-        life.goes_on(&next, Lsn(1100), later);
+        life.goes_on(&next, Lsn(1100), None, later);
         (life.renewed, life.since)
     };
     let same = (Renewed::No, Lsn(1000));
@@ -614,11 +615,34 @@ fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
     assert_eq!(after(held(2, 1000, Some(4))), perhaps);
     assert_eq!(after(held(2, 1000, None)), perhaps);
     let mut life = SlotLife::new(&held(1, 900, Some(3)), Lsn(1000), Some(first));
-    life.goes_on(&held(2, 1000, Some(3)), Lsn(1100), first);
+    life.goes_on(&held(2, 1000, Some(3)), Lsn(1100), None, first);
     assert_eq!((life.renewed, life.since), (Renewed::No, Lsn(1100)), "it is still being set up");
-    life.goes_on(&held(3, 1100, Some(3)), Lsn(1200), later);
+    life.goes_on(&held(3, 1100, Some(3)), Lsn(1200), None, later);
     assert_eq!(life.renewed, Renewed::Perhaps, "three may be those of a new one");
     life.gone();
-    life.goes_on(&held(2, 900, Some(9)), Lsn(1100), later);
+    life.goes_on(&held(2, 900, Some(9)), Lsn(1100), None, later);
     assert_eq!(life.renewed, Renewed::Certainly);
+}
+
+#[test]
+fn a_slot_that_had_confirmed_everything_may_change_hands_while_nothing_is_committed() {
+    let row = |pid, confirmed| SlotRow {
+        active_pid: Some(pid),
+        restart_lsn: Some(Lsn(1000)),
+        confirmed_flush: Some(Lsn(confirmed)),
+        ..row()
+    };
+    let after = |confirmed, still: [Option<u64>; 2]| {
+        let now = Instant::now();
+        let mut life = SlotLife::new(&row(1, 900), Lsn(900), None);
+        life.goes_on(&row(1, confirmed), Lsn(1000), still[0], now);
+        life.goes_on(&row(2, 1000), Lsn(1010), still[1], now);
+        life.renewed
+    };
+    assert_eq!(after(1000, [Some(7), Some(7)]), Renewed::No);
+    for (confirmed, still) in
+        [(999, [Some(7), Some(7)]), (1000, [Some(7), Some(8)]), (1000, [Some(7), None]), (1000, [None, None])]
+    {
+        assert_eq!(after(confirmed, still), Renewed::Perhaps, "{confirmed} {still:?}");
+    }
 }

@@ -35,8 +35,11 @@ const LOOK: &str = r"
                current_database()::text AS connected, pg_backend_pid() AS backend,
                least(current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots),
                      current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_replication)) AS spare,
-               current_setting('synchronous_standby_names') AS synchronous, current_setting('application_name') AS us
-        FROM (SELECT pg_is_in_recovery() AS standby) AS recovery)
+               current_setting('synchronous_standby_names') AS synchronous, current_setting('application_name') AS us,
+               CASE WHEN pg_snapshot_xmin(snapshot) = pg_snapshot_xmax(snapshot)
+                         AND NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_xid IS NOT NULL)
+                   THEN pg_snapshot_xmax(snapshot)::text::int8 END AS still
+        FROM (SELECT pg_is_in_recovery() AS standby, pg_current_snapshot() AS snapshot) AS recovery)
     SELECT server.*, slot.slot_name::text, slot.slot_type, slot.plugin::text, textsend(slot.database::text), slot.temporary,
            slot.two_phase, slot.active, slot.active_pid, slot.restart_lsn, slot.confirmed_flush_lsn, slot.wal_status,
            slot.safe_wal_size, to_jsonb(slot) ->> 'invalidation_reason' AS invalidation_reason,
@@ -238,6 +241,7 @@ fn read_server(row: &Row, session: &SqlSession) -> Result<SourcePoll, tokio_post
         flushed: lsn(row.try_get("flushed")?),
         server_time: PgTimestamp(row.try_get("server_time")?),
         spare: u32::try_from(row.try_get::<_, i64>("spare")?).unwrap_or(0),
+        still: row.try_get::<_, Option<i64>>("still")?.map(|xid| xid as u64),
         counts_us: is_counted_on(row.try_get("synchronous")?, row.try_get("us")?),
         slots: Default::default(),
     })

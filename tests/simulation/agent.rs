@@ -149,6 +149,7 @@ impl Agent {
                     flushed: server.flushed,
                     server_time: server.clock(since),
                     spare: 8,
+                    still: None,
                     counts_us: false,
                     slots: BTreeMap::new(),
                 };
