@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::Verdict;
 use super::check::{Check, Status};
-use super::evidence::{Activity, Evidence, Piece};
+use super::evidence::{Activity, ConsumerSide, Evidence, Piece};
 use super::fence::Fence;
 use super::settling::Settling;
 use super::terms::{Phase, Terms};
@@ -129,6 +129,14 @@ impl<'a> Case<'a> {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What was seen of a consumer.
+    ///
+    /// # Errors
+    /// If that is nothing.
+    pub fn consumer(&self, slot: &SlotName) -> Result<&'a ConsumerSide, String> {
+        self.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))
     }
 
     /// Whether nothing but the comparison of the data is missing, so that it is worth beginning.

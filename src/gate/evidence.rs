@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
+
 use super::fence::Writer;
 use super::sequence::Sequence;
 use crate::ident::{SlotName, TableName};
@@ -212,7 +214,7 @@ pub struct Activity {
 }
 
 /// How a server is set up.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct Settings {
     /// `server_version_num / 10000`
     pub major: u32,

@@ -200,6 +200,16 @@ pub(super) fn is_flushed(inserted: Lsn, flushed: Lsn) -> bool {
     flushed >= inserted || header
 }
 
+/// `table public.orders was written to at 0/5A2E4F8`
+impl fmt::Display for Stray {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.table {
+            Some(table) => write!(f, "table {table} was written to at {}", self.commit_lsn),
+            None => write!(f, "a published table was written to at {}", self.commit_lsn),
+        }
+    }
+}
+
 /// Names everybody, the first few with what they are at.
 pub(super) fn listed(writers: &[Writer]) -> String {
     const SHOWN: usize = 3;

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Way, lock};
+use super::Way;
 use crate::gate::{DataEvidence, Phase, Piece, Terms};
-use crate::source::Connector;
+use crate::source::{Connector, lock};
 use crate::verify::{self, Options};
 
 /// What was compared, and what is being.

@@ -16,7 +16,7 @@ mod witness;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -33,7 +33,7 @@ use crate::lag::Observe;
 use crate::lsn::Lsn;
 use crate::source::evidence::activity::Reach;
 use crate::source::evidence::replica::Replica;
-use crate::source::{self, Failure, Source, take_fence};
+use crate::source::{self, Failure, Source, lock, take_fence};
 use crate::time::PgTimestamp;
 use data::Comparing;
 use waiting::Waiting;
@@ -460,8 +460,4 @@ impl Keeper {
         // Nobody may be listening.
         let _ = self.events.send(event);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

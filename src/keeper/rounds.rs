@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
+use super::Keeper;
 use super::parts::{self, Part};
 use super::witness::{Witness, is_over};
-use super::{Keeper, lock};
 use crate::gate::{Kind, Phase};
+use crate::source::lock;
 
 /// Between two rounds while somebody waits, and while somebody asks now and then.
 const WAITED_FOR: Duration = Duration::from_millis(50);

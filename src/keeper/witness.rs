@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
@@ -15,7 +15,7 @@ use crate::source::evidence;
 use crate::source::evidence::activity::Reach;
 use crate::source::evidence::timeline::{Timeline, timeline_of};
 use crate::source::sql::SqlSession;
-use crate::source::{ConnectError, Failure, Source};
+use crate::source::{ConnectError, Failure, Source, lock};
 use crate::verify::sequences;
 
 /// How long the parts of one round may take.
@@ -181,7 +181,7 @@ impl Witness {
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.seen)
     }
 }
 

@@ -69,8 +69,12 @@ pub(super) async fn relay(
         if !draining && tap.is_some() {
             draining = drained.as_mut().poll(cx).is_ready();
         }
-        while tap.is_some() && proof_wanted.as_mut().poll(cx).is_ready() {
+        while let Some(tap) = tap.as_deref_mut()
+            && proof_wanted.as_mut().poll(cx).is_ready()
+        {
+            // Before it is looked what is wanted, so that what is wanted from then on is not missed.
             proof_wanted.set(source.proof_wanted());
+            tap.want_proof();
         }
         // A stream that is about to be cut proves nothing any more.
         if let Some(tap) = tap.as_deref_mut().filter(|_| !draining)

@@ -57,8 +57,9 @@ struct Session {
     streaming: Streaming,
     /// What the client has acknowledged last on the stream, while it may be repeated.
     acknowledged: Option<StatusUpdate>,
-    /// How often proof was asked of the stream's slot, as far as that was done.
+    /// How often proof was asked of the stream's slot, as far as that was done; and whether more was asked since.
     proven: u64,
+    proof_due: bool,
     /// Message borders are lost: nothing can be read any more.
     blind: bool,
 }
@@ -119,6 +120,7 @@ impl Tap {
                 streaming: Streaming::No,
                 acknowledged: None,
                 proven: 0,
+                proof_due: false,
                 blind: false,
             },
         }
@@ -142,16 +144,23 @@ impl Tap {
         }
     }
 
+    /// Somebody has asked a stream of the source for proof, perhaps this one.
+    pub(super) fn want_proof(&mut self) {
+        if let Streaming::Followed(stream) = &self.session.streaming {
+            self.session.proof_due = self.session.source.proofs_asked(stream.slot()) != self.session.proven;
+        }
+    }
+
     /// The status update that asks the server how far it is, if a gate wants to know that of this stream, and the client is
     /// between two messages. It repeats the client's own last one: nothing is acknowledged that the client has not.
     pub(super) fn take_proof(&mut self) -> Option<BytesMut> {
-        let Streaming::Followed(stream) = &self.session.streaming else { return None };
-        let asked = self.session.source.proofs_asked(stream.slot());
-        if asked == self.session.proven || !self.upstream.at_boundary() {
+        if !self.session.proof_due || !self.upstream.at_boundary() {
             return None;
         }
+        let Streaming::Followed(stream) = &self.session.streaming else { return None };
         let update = StatusUpdate { reply_requested: true, ..self.session.acknowledged? };
-        self.session.proven = asked;
+        self.session.proven = self.session.source.proofs_asked(stream.slot());
+        self.session.proof_due = false;
         let mut message = BytesMut::new();
         put_message(&mut message, b'd', |body| update.encode(body));
         Some(message)
@@ -340,6 +349,7 @@ impl Session {
         self.acknowledged = None;
         // What was asked before is no question to this stream.
         self.proven = slot.as_ref().map_or(0, |slot| self.source.proofs_asked(slot));
+        self.proof_due = false;
         let stream = slot.map(|slot| {
             let mut lag = self.source.lag();
             let stream = lag.attach(slot, kind, &self.server, start.as_ref().ok().cloned());

@@ -38,6 +38,7 @@ pub use query::Row;
 pub use secret::Secret;
 pub use sessions::{Introduction, Session, SessionGuard, Sessions, relayed};
 pub use stream::Stream;
+pub(crate) use watched::lock;
 pub use watched::{Health, Source, SourceReport};
 
 use std::sync::Arc;

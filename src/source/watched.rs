@@ -296,6 +296,6 @@ pub struct SourceReport {
 }
 
 /// What a thread that panicked left behind is still a consistent model: every update is one call.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

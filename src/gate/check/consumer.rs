@@ -16,7 +16,7 @@ pub(super) fn slot(case: &Case<'_>) -> Outcome {
 }
 
 fn healthy(case: &Case<'_>, slot: &SlotName) -> Outcome {
-    let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
+    let consumer = case.consumer(slot)?;
     let Some(SlotEvidence { row, life }) = case.fresh(&consumer.slot).map_err(|why| format!("{slot}: {why}"))? else {
         return Ok(Finds::fail(format!("there is no slot {slot}")).with_fix("set its consumer up, or correct the name"));
     };
@@ -101,7 +101,7 @@ fn knows_all(case: &Case<'_>, slot: &SlotName, subscription: &Subscription) -> O
     if finds.status != Status::Pass || case.terms.kind == Kind::Pglogical {
         return Ok(finds);
     }
-    let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
+    let consumer = case.consumer(slot)?;
     let published = case.settled(&consumer.published)?;
     let name = &subscription.name;
     Ok(match first_of(published.iter().filter(|table| !subscription.tables.contains_key(*table))) {

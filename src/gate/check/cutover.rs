@@ -110,7 +110,7 @@ fn caught_up(case: &Case<'_>) -> Outcome {
 }
 
 fn consumer_caught_up(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome {
-    let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
+    let consumer = case.consumer(slot)?;
     let Some(evidence) = case.fresh(&consumer.slot).map_err(|why| format!("{slot}: {why}"))? else {
         return Ok(Finds::fail(format!("there is no slot {slot}")).with_fix("set its consumer up anew"));
     };
@@ -194,7 +194,7 @@ fn applied(case: &Case<'_>) -> Outcome {
 /// Compares a position of the target's with the last commit that was published to a consumer, as its stream has shown:
 /// `None` if none was.
 fn against_last(case: &Case<'_>, slot: &SlotName, target: Lsn, compare: impl FnOnce(Option<Lsn>) -> Finds) -> Outcome {
-    let consumer = case.evidence.consumers.get(slot).ok_or_else(|| format!("{slot} has not been looked at yet"))?;
+    let consumer = case.consumer(slot)?;
     let stream = stream_of(case, consumer);
     let stream = stream.map_err(|why| format!("the last commit for {slot} is not known: {why}"))?;
     if stream.doubtful {
@@ -309,9 +309,7 @@ fn stray_writes(case: &Case<'_>) -> Outcome {
         Some(Stray { commit_lsn: behind.0, table: behind.1.map(|table| table.to_string()) })
     });
     if let Some(stray) = fence.stray.clone().into_iter().chain(strays).next() {
-        let what = stray.table.map_or("a published table".into(), |table| format!("table {table}"));
-        let observed =
-            format!("{what} was written to at {}, after the fence at {}", stray.commit_lsn, fence.target_lsn);
+        let observed = format!("{stray}, after the fence at {}", fence.target_lsn);
         return Ok(Finds::fail(observed).with_fix("find who writes and stop it, then set the fence again"));
     }
     let activity = case.activity()?;
@@ -343,35 +341,30 @@ fn nothing_published(case: &Case<'_>, slot: &SlotName, fence: &Fence, inserted: 
     }
     let fix = "set the fence again while the server is quiet, let the consumer connect through the proxy, or set observe = \
                \"slot\" for the source";
-    let stream = case.evidence.consumers.get(slot).map(|consumer| stream_of(case, consumer));
-    Ok(match stream {
-        Some(Ok(stream)) if stream.doubtful => Finds::unknown(format!("commits of {slot} may have been missed")),
+    let not_known = |why: &str| {
+        Finds::unknown(format!(
+            "transactions were committed after the fence; whether they were published to {slot} is not known: {why}"
+        ))
+        .with_fix(fix)
+    };
+    Ok(match stream_of(case, case.consumer(slot)?) {
+        Err(why) => not_known(&why),
+        Ok(stream) if stream.doubtful => Finds::unknown(format!("commits of {slot} may have been missed")),
         // What was acknowledged while nobody read along is not sent again.
-        Some(Ok(stream)) if stream.from.is_none_or(|from| from > fence.target_lsn) => {
-            let why = "its stream was not read without a break since the fence";
-            Finds::unknown(format!(
-                "transactions were committed after the fence; whether they were published to {slot} is not \
-                                    known: {why}"
-            ))
-            .with_fix(fix)
+        Ok(stream) if stream.from.is_none_or(|from| from > fence.target_lsn) => {
+            not_known("its stream was not read without a break since the fence")
         }
-        Some(Ok(stream)) if !is_flushed(inserted, stream.decoded) => Finds::wait(format!(
+        Ok(stream) if !is_flushed(inserted, stream.decoded) => Finds::wait(format!(
             "transactions were committed after the fence, and of {slot} {} are still to be decoded",
             size(inserted.bytes_since(stream.decoded))
         )),
-        Some(Ok(_)) => Finds::pass(""),
-        Some(Err(why)) => Finds::unknown(format!(
-            "transactions were committed after the fence; whether they were published to {slot} is \
-                                    not known: {why}"
-        ))
-        .with_fix(fix),
-        None => Finds::unknown(format!("{slot} has not been looked at yet")),
+        Ok(_) => Finds::pass(""),
     })
 }
 
 fn sequences(case: &Case<'_>) -> Outcome {
     if !case.terms.kind.is_database() {
-        return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
+        return Ok(Finds::nothing_to_compare(case));
     }
     let (source, target) = (case.fresh(&case.evidence.source.sequences)?, case.fresh(&case.evidence.target.sequences)?);
     let compared = compare(source, target).into_iter().filter(|one| !is_accepted(case, &one.sequence.to_string()));

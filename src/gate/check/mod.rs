@@ -108,6 +108,10 @@ impl Finds {
         Finds { status: Status::Skip, observed: why.into(), fix: None }
     }
 
+    fn nothing_to_compare(case: &Case<'_>) -> Finds {
+        Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind))
+    }
+
     fn with_fix(self, fix: impl Into<String>) -> Finds {
         Finds { fix: Some(fix.into()), ..self }
     }

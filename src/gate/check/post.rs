@@ -148,9 +148,9 @@ fn old_source(case: &Case<'_>) -> Outcome {
         return Ok(Finds::wait(listed(&writers)));
     }
     if let Some(stray) = case.fence().and_then(|fence| fence.stray.clone()) {
-        let what = stray.table.map_or("a published table".into(), |table| format!("table {table}"));
-        return Ok(Finds::fail(format!("{what} was written to at {}, after the fence", stray.commit_lsn))
-            .with_fix("find out what was written there, and copy it"));
+        return Ok(
+            Finds::fail(format!("{stray}, after the fence")).with_fix("find out what was written there, and copy it")
+        );
     }
     if case.terms.reverse.is_some() {
         return Ok(Finds::pass("no client is connected"));

@@ -181,7 +181,7 @@ fn transactions(case: &Case<'_>) -> Outcome {
 
 fn schema(case: &Case<'_>) -> Outcome {
     if !case.terms.kind.is_database() {
-        return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
+        return Ok(Finds::nothing_to_compare(case));
     }
     let (source, target) = (case.fresh(&case.evidence.source.schema)?, case.fresh(&case.evidence.target.schema)?);
     let tables = source.tables.iter().filter(|(name, _)| !cutover::is_accepted(case, &name.to_string()));
@@ -225,7 +225,7 @@ fn differences(name: &impl Display, source: &Table, target: &Table) -> Vec<Strin
 
 fn sequences(case: &Case<'_>) -> Outcome {
     if !case.terms.kind.is_database() {
-        return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
+        return Ok(Finds::nothing_to_compare(case));
     }
     let (source, target) = (case.fresh(&case.evidence.source.sequences)?, case.fresh(&case.evidence.target.sequences)?);
     let compared = compare(source, target).into_iter();
@@ -242,7 +242,7 @@ fn sequences(case: &Case<'_>) -> Outcome {
 
 fn encoding(case: &Case<'_>) -> Outcome {
     if !case.terms.kind.is_database() {
-        return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
+        return Ok(Finds::nothing_to_compare(case));
     }
     let (source, target) = (case.fresh(&case.evidence.source.settings)?, case.fresh(&case.evidence.target.settings)?);
     let is = |settings: &Settings| format!("{}, collation {}", settings.encoding, settings.collation);
@@ -256,7 +256,7 @@ fn encoding(case: &Case<'_>) -> Outcome {
 
 fn extensions(case: &Case<'_>) -> Outcome {
     if !case.terms.kind.is_database() {
-        return Ok(Finds::skip(format!("nothing to compare with a target of kind {}", case.terms.kind)));
+        return Ok(Finds::nothing_to_compare(case));
     }
     let (source, target) = (case.fresh(&case.evidence.source.settings)?, case.fresh(&case.evidence.target.settings)?);
     for (name, version) in &source.extensions {

@@ -1,6 +1,5 @@
 //! How a server is set up, and what of its limits is in use.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -15,7 +14,7 @@ use crate::source::sql::SqlSession;
 /// those that every server has.
 const SETTINGS: &str = r"
     SELECT json_build_object(
-        'version', current_setting('server_version_num')::int4, 'wal_level', current_setting('wal_level'),
+        'major', current_setting('server_version_num')::int4 / 10000, 'wal_level', current_setting('wal_level'),
         'slots', json_build_array(current_setting('max_replication_slots')::int4,
                                   (SELECT count(*) FROM pg_replication_slots)),
         'senders', json_build_array(current_setting('max_wal_senders')::int4, (SELECT count(*) FROM pg_stat_replication)),
@@ -39,16 +38,8 @@ const SETTINGS: &str = r"
 
 #[derive(Deserialize)]
 struct Row {
-    version: u32,
-    wal_level: String,
-    slots: (u32, u32),
-    senders: (u32, u32),
-    logical_workers: (u32, u32),
-    workers: (u32, u32),
-    origins: (u32, u32),
-    encoding: String,
-    collation: String,
-    extensions: BTreeMap<String, String>,
+    #[serde(flatten)]
+    settings: Settings,
     sees: bool,
 }
 
@@ -64,33 +55,9 @@ pub async fn settings(session: &SqlSession) -> Result<Piece<Settings>, ConnectEr
 }
 
 async fn look(session: &SqlSession) -> Result<Settings, Unseen> {
-    let Row {
-        version,
-        wal_level,
-        slots,
-        senders,
-        logical_workers,
-        workers,
-        origins,
-        encoding,
-        collation,
-        extensions,
-        sees,
-    } = row(session, SETTINGS).await?;
+    let Row { settings, sees } = row(session, SETTINGS).await?;
     if !sees {
         return Err(Unseen::Reason(format!("background workers are hidden; {GRANT_MONITOR}")));
     }
-    let major = version / 10_000;
-    Ok(Settings {
-        major,
-        wal_level,
-        slots,
-        senders,
-        logical_workers,
-        workers,
-        origins,
-        encoding,
-        collation,
-        extensions,
-    })
+    Ok(settings)
 }
