@@ -6,21 +6,20 @@ use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::{self, Deserializer};
 use toml::Spanned;
 
 use super::gate::GateSection;
-use super::{Config, Console, Http, HttpAddr, MAX_SESSIONS, Source, certificate};
+use super::values::{
+    as_connector, as_duration, as_listen, as_name, as_path, as_rule_sets, as_sessions, as_some, parsed,
+};
+use super::{Config, Console, Http, HttpAddr, Source, certificate};
 use crate::identity::RuleSet;
 use crate::lag::Observe;
 use crate::proxy::{self, Guard, Limits, ListenAddr};
-use crate::source::dsn::SystemEnvironment;
-use crate::source::{Connector, Dsn, Secret};
-use crate::units;
+use crate::source::{Connector, Secret};
 use crate::webhook::Url;
 
 /// What is wrong with a file, and where.
@@ -144,7 +143,7 @@ struct SourceSection {
     listen: Option<Spanned<ListenAddr>>,
     /// How its consumers are observed at best: by what passes the proxy, also by copies of slots, or by positions only.
     /// Without it "proxy", but "slot" where a gate names a source that has no listen.
-    #[serde(default, deserialize_with = "as_observe")]
+    #[serde(default, deserialize_with = "as_some")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     observe: Option<Observe>,
     /// Open no connections but those of clients, and add nothing to any stream.
@@ -320,89 +319,6 @@ fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
     (mistakes <= 1 + unknown.len() / 4).then_some(nearest)
 }
 
-/// A string in which `${NAME}` stands for an environment variable and `$$` for a dollar sign.
-pub(super) fn expand(text: &str) -> Result<String, String> {
-    let mut expanded = String::new();
-    let mut rest = text;
-    while let Some((before, behind)) = rest.split_once('$') {
-        expanded.push_str(before);
-        rest = if let Some(behind) = behind.strip_prefix('$') {
-            expanded.push('$');
-            behind
-        } else if let Some((name, behind)) = behind.strip_prefix('{').and_then(|behind| behind.split_once('}')) {
-            match std::env::var(name) {
-                Ok(value) => expanded.push_str(&value),
-                Err(_) => return Err(format!("${{{name}}} is not set in the environment")),
-            }
-            behind
-        } else {
-            return Err("a $ begins a variable like ${NAME}; write $$ for a dollar sign".into());
-        };
-    }
-    expanded.push_str(rest);
-    Ok(expanded)
-}
-
-pub(super) fn as_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    expand(&String::deserialize(deserializer)?).map_err(de::Error::custom)
-}
-
-pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<T, D::Error> {
-    as_text(deserializer)?.parse().map_err(de::Error::custom)
-}
-
-fn as_observe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Observe>, D::Error> {
-    parsed(deserializer).map(Some)
-}
-
-pub(super) fn as_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
-    as_text(deserializer).map(|path| Some(path.into()))
-}
-
-pub(super) fn as_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    units::duration(&as_text(deserializer)?).map_err(de::Error::custom)
-}
-
-fn as_rule_sets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<RuleSet>, D::Error> {
-    let names = Vec::<String>::deserialize(deserializer)?;
-    names
-        .iter()
-        .map(|name| expand(name)?.parse().map_err(String::from))
-        .collect::<Result<_, _>>()
-        .map_err(de::Error::custom)
-}
-
-fn as_sessions<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    match usize::deserialize(deserializer)? {
-        sessions @ 1..=MAX_SESSIONS => Ok(sessions),
-        _ => Err(de::Error::custom("expected a number from 1 on")),
-    }
-}
-
-pub(super) fn as_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Spanned<String>, D::Error> {
-    let name = Spanned::<String>::deserialize(deserializer)?;
-    let span = name.span();
-    match expand(name.get_ref()).map_err(de::Error::custom)? {
-        name if name.is_empty() => Err(de::Error::custom("is empty")),
-        name => Ok(Spanned::new(span, name)),
-    }
-}
-
-fn as_listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Spanned<ListenAddr>>, D::Error> {
-    let text = Spanned::<String>::deserialize(deserializer)?;
-    let address = expand(text.get_ref()).map_err(de::Error::custom)?.parse().map_err(de::Error::custom)?;
-    Ok(Some(Spanned::new(text.span(), address)))
-}
-
-pub(super) fn as_connector<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Connector, D::Error> {
-    let text = as_text(deserializer)?;
-    if text.trim().is_empty() {
-        return Err(de::Error::custom("is empty; expected a connection string, like postgresql://walgate@db/app"));
-    }
-    let dsn = Dsn::from_argument(Some(&text), &SystemEnvironment).map_err(de::Error::custom)?;
-    Connector::new(dsn).map_err(de::Error::custom)
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::io::Write as _;
@@ -410,6 +326,7 @@ pub(super) mod tests {
     use schemars::schema_for;
     use serde_json::Value;
 
+    use super::super::values::expand;
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../deploy/walgate.example.toml");

@@ -1,9 +1,7 @@
 //! The gates of the file: what each is about, and how its target is reached.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -11,7 +9,8 @@ use serde::de::{self, Deserializer};
 use toml::Spanned;
 
 use super::Source;
-use super::file::{as_connector, as_duration, as_name, as_path, as_text, expand, parsed, read_secret};
+use super::file::read_secret;
+use super::values::{as_connector, as_duration, as_name, as_path, as_some, as_text, expand, parsed};
 use crate::gate::{Kind, Limits, ReceiptKey, ReceiptKeyError, ReceiptTerms, Reverse, Terms};
 use crate::ident::SlotName;
 use crate::source::{Connector, Dsn, Secret};
@@ -269,10 +268,6 @@ fn is_same(target: &Dsn, source: &Dsn) -> bool {
 
 fn default_barrier() -> bool {
     true
-}
-
-fn as_some<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(deserializer: D) -> Result<Option<T>, D::Error> {
-    parsed(deserializer).map(Some)
 }
 
 fn as_some_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {

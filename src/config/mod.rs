@@ -4,6 +4,7 @@
 
 mod file;
 mod gate;
+mod values;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
