@@ -326,7 +326,6 @@ pub(super) mod tests {
     use schemars::schema_for;
     use serde_json::Value;
 
-    use super::super::values::expand;
     use super::*;
 
     const EXAMPLE: &str = include_str!("../../deploy/walgate.example.toml");
