@@ -23,20 +23,7 @@ const BARRIER: &str = "
     SELECT nonce, pg_current_xact_id()::text::int8 AS xid, at
     FROM (SELECT gen_random_uuid()::text AS nonce) AS drawn, pg_logical_emit_message(true, $1, nonce) AS at";
 
-/// Where the server is, once what stands before it is done.
-const PLACE: &str = "
-    SELECT pg_is_in_recovery() AS standby, (SELECT system_identifier FROM pg_control_system()) AS system,
-           CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn() END AS inserted,
-           CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() END AS flushed,
-           CASE WHEN NOT pg_is_in_recovery()
-               THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4 END AS timeline";
-
-struct Place {
-    history: History,
-    in_recovery: bool,
-    inserted: Lsn,
-    flushed: Lsn,
-}
+const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn() AS flushed";
 
 /// Takes a fence: who writes, the barrier (or, without `barrier`, nothing is written), the flush position, who writes.
 /// Whether that proves anything, [`Fence::take`](crate::gate::Fence::take) says.
@@ -48,12 +35,13 @@ pub async fn take_fence(connector: &Connector, reach: Reach, barrier: bool) -> R
     ready(&session).await?;
     let at = PgTimestamp::now();
     let before = at_work(&session, reach).await?;
-    let first = place(&session).await?;
-    if first.in_recovery {
-        let Place { history, in_recovery, flushed, .. } = first;
-        let barrier = Barrier::Unwritten(flushed);
-        return Ok(Taken { after: before.clone(), before, barrier, flushed, history, forks: None, in_recovery, at });
-    }
+    let history = before.history.ok_or_else(|| unseen("of which server that is, it does not say".into()))?;
+    // A standby names no insert position.
+    let Some(inserted) = before.inserted else {
+        let (barrier, flushed) = (Barrier::Unwritten(Lsn::INVALID), Lsn::INVALID);
+        let after = before.clone();
+        return Ok(Taken { before, barrier, flushed, after, history, forks: None, in_recovery: true, at });
+    };
     // Of a fence that is refused anyway nothing is to be left in the WAL.
     let barrier = if barrier && before.writers.is_empty() {
         let written = async {
@@ -64,12 +52,14 @@ pub async fn take_fence(connector: &Connector, reach: Reach, barrier: bool) -> R
         };
         written.await.map_err(|error: tokio_postgres::Error| failed(&error))?
     } else {
-        Barrier::Unwritten(first.inserted)
+        Barrier::Unwritten(inserted)
     };
-    let Place { history, in_recovery, flushed, .. } = place(&session).await?;
+    let row = session.query_one(FLUSHED, &[]).await.map_err(|error| failed(&error))?;
+    let flushed: PgLsn = row.try_get("flushed").map_err(|error| failed(&error))?;
     let after = at_work(&session, reach).await?;
+    let history = after.history.unwrap_or(history);
     let forks = forks(connector, session.host(), history).await;
-    Ok(Taken { before, barrier, flushed, after, history, forks, in_recovery, at })
+    Ok(Taken { before, barrier, flushed: Lsn(flushed.into()), after, history, forks, in_recovery: false, at })
 }
 
 /// Where the timelines before its own ended; `None` if it does not say.
@@ -86,26 +76,10 @@ async fn forks(connector: &Connector, host: &Host, history: History) -> Option<V
 async fn at_work(session: &SqlSession, reach: Reach) -> Result<Activity, ConnectError> {
     match activity(session, reach).await? {
         Piece::Seen { value, .. } => Ok(value),
-        Piece::Unseen(problem) => Err(Failure::Protocol { during: "looking who writes", problem }.into()),
+        Piece::Unseen(problem) => Err(unseen(problem)),
     }
 }
 
-async fn place(session: &SqlSession) -> Result<Place, ConnectError> {
-    let read = async {
-        let row = session.query_one(PLACE, &[]).await?;
-        let lsn = |column| {
-            let lsn: Option<PgLsn> = row.try_get(column)?;
-            Ok::<_, tokio_postgres::Error>(lsn.map_or(Lsn::INVALID, |lsn| Lsn(lsn.into())))
-        };
-        Ok(Place {
-            history: History {
-                system: row.try_get::<_, i64>("system")? as u64,
-                timeline: row.try_get::<_, Option<i32>>("timeline")?.map(|timeline| timeline as u32),
-            },
-            in_recovery: row.try_get("standby")?,
-            inserted: lsn("inserted")?,
-            flushed: lsn("flushed")?,
-        })
-    };
-    read.await.map_err(|error| failed(&error))
+fn unseen(problem: String) -> ConnectError {
+    Failure::Protocol { during: "looking who writes", problem }.into()
 }
