@@ -11,39 +11,29 @@ use std::time::Duration;
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
+use support::command::{Outcome, outcome, walgate};
 use support::{Sql, eventually, postgres};
 use walgate::scratch::{Server, Signal, free_port, signal};
-
-/// How a probe ended.
-#[derive(Debug)]
-struct Outcome {
-    status: Option<i32>,
-    output: String,
-    errors: String,
-}
 
 impl Outcome {
     /// The answer in JSON: the consumer of this slot.
     #[track_caller]
     fn consumer(&self, slot: &str) -> Value {
-        let answer: Value = serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        let consumers = answer["consumers"].as_array().cloned().unwrap_or_default();
+        let consumers = self.json()["consumers"].as_array().cloned().unwrap_or_default();
         let consumer = consumers.into_iter().find(|consumer| consumer["slot"] == slot);
         consumer.unwrap_or_else(|| panic!("{self:?}: no {slot}"))
     }
 }
 
 fn command(dsn: &str, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    command.args(["lag", dsn]).args(arguments).env_clear().stdin(Stdio::null());
+    let mut command = walgate(&["lag", dsn]);
+    command.args(arguments);
     command
 }
 
 #[track_caller]
 fn probe(dsn: &str, arguments: &[&str]) -> Outcome {
-    let ended = command(dsn, arguments).output().expect("the binary starts");
-    let text = |bytes| String::from_utf8(bytes).expect("what is printed is UTF-8");
-    Outcome { status: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
+    outcome(&mut command(dsn, arguments))
 }
 
 /// Probes until it ends like this: on a busy machine the time that an answer may take is over before a copy is read.

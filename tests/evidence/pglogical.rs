@@ -7,7 +7,7 @@ use walgate::source::evidence::subscription::subscriptions;
 use walgate::source::evidence::unreplicated::{catalog, unreplicated};
 
 use crate::scene::{seen, session, unseen, until};
-use crate::support::{Sql, with_pglogical};
+use crate::support::{Sql, allow_pglogical, with_pglogical};
 
 /// Two nodes, as databases of one server. They are never dropped: pglogical's workers would keep that from ending.
 struct Nodes {
@@ -25,12 +25,10 @@ const RIGHTS: &str = "
 
 impl Nodes {
     fn start() -> Nodes {
-        let server = Server::builder(with_pglogical()).setting("shared_preload_libraries", "pglogical");
-        let server = server.setting("track_commit_timestamp", "on").start().expect("a server starts");
+        let server = with_pglogical().start().expect("a server starts");
         let sql = Sql::connect(&server.dsn("postgres"));
-        // The last minor versions ask which output plugins may be used; others do not know the setting.
-        let _ = sql.try_rows("ALTER SYSTEM SET output_plugin_libraries = pgoutput, pglogical_output");
-        sql.run("SELECT pg_reload_conf(); CREATE ROLE walgate LOGIN; GRANT pg_monitor TO walgate");
+        allow_pglogical(&sql);
+        sql.run("CREATE ROLE walgate LOGIN; GRANT pg_monitor TO walgate");
         let [blue, green] = ["blue", "green"].map(|name| {
             sql.run(&format!("CREATE DATABASE {name}"));
             let node = Sql::connect(&server.dsn(name));

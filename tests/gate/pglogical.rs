@@ -6,7 +6,8 @@ use walgate::scratch::{Builder, Server};
 use crate::examples::rights;
 use crate::scene::{Gate, Way, dsn};
 use crate::standby::becomes;
-use crate::support::{Sql, with_pglogical};
+use crate::support::command::{outcome, walgate};
+use crate::support::{Sql, allow_pglogical, with_pglogical};
 
 /// Two servers with a node each.
 struct Fleet {
@@ -30,9 +31,7 @@ impl Fleet {
         let start = |name: &str| {
             let server = builder().start().expect("the server starts");
             let sql = Sql::connect(&server.dsn("postgres"));
-            // The last minor versions ask which output plugins may be used; others do not know the setting.
-            let _ = sql.try_rows("ALTER SYSTEM SET output_plugin_libraries = pgoutput, pglogical_output");
-            sql.run("SELECT pg_reload_conf()");
+            allow_pglogical(&sql);
             sql.run("CREATE DATABASE app");
             let sql = Sql::connect(&server.dsn("app"));
             sql.run("CREATE EXTENSION pglogical");
@@ -70,10 +69,8 @@ impl Fleet {
 }
 
 fn builder() -> Builder {
-    let builder = Server::builder(with_pglogical()).setting("shared_preload_libraries", "pglogical");
     // Nothing happens but what the test does, and the server writes nothing of itself where a slot could begin again.
-    let quiet = builder.setting("autovacuum", "off").setting("bgwriter_delay", "10s");
-    quiet.setting("track_commit_timestamp", "on")
+    with_pglogical().setting("autovacuum", "off").setting("bgwriter_delay", "10s")
 }
 
 #[track_caller]
@@ -213,8 +210,7 @@ fn back(fleet: &Fleet) {
 #[track_caller]
 fn mend_sequences(fleet: &Fleet, phase: &str) {
     let (from, to) = if phase == "rollback" { (&fleet.new, &fleet.old) } else { (&fleet.old, &fleet.new) };
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_walgate"));
-    command.args(["gate", "sequences", "--source", &from.dsn("app"), "--target", &to.dsn("app"), "--apply", "--yes"]);
-    let output = command.output().expect("walgate starts");
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let (from, to) = (from.dsn("app"), to.dsn("app"));
+    let mended = outcome(&mut walgate(&["gate", "sequences", "--source", &from, "--target", &to, "--apply", "--yes"]));
+    assert_eq!(mended.status, Some(0), "{mended:?}");
 }

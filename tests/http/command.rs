@@ -1,6 +1,5 @@
 //! `walgate gate …` as a client of the daemon, and receipts without one.
 
-use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use walgate::time::PgTimestamp;
 
 use crate::gates::{GATE, configuration};
 use crate::support::certificates::Authority;
+use crate::support::command::{answered, walgate};
 use crate::support::daemon::{Walgate, free_address};
 use crate::support::{Sql, eventually, postgres};
 
@@ -18,15 +18,9 @@ const KEY: &str = "0123456789abcdef0123456789abcdef";
 /// Runs `walgate gate …` with this as standard input: the exit status, and what it wrote.
 #[track_caller]
 fn gate_with(input: &str, environment: &[(&str, &str)], arguments: &[&str]) -> (i32, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    command.arg("gate").args(arguments).env_remove("WALGATE_URL").env_remove("WALGATE_TOKEN");
-    command.envs(environment.iter().copied()).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("walgate starts");
-    // It may not want to read.
-    let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
-    let output = child.wait_with_output().expect("walgate ends");
-    let text = String::from_utf8([output.stdout, output.stderr].concat()).expect("text");
-    (output.status.code().expect("a status"), text)
+    let mut command = walgate(&["gate"]);
+    let told = answered(command.args(arguments).envs(environment.iter().copied()), input);
+    (told.status.expect("a status"), told.output + &told.errors)
 }
 
 #[track_caller]

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use walgate::scratch::Server;
 
 use crate::support::check;
-use crate::support::{Sql, eventually, with_pglogical};
+use crate::support::{Sql, allow_pglogical, eventually, with_pglogical};
 
 /// Two nodes, as databases of one server. They are never dropped: pglogical's workers would keep that from ending.
 struct Nodes {
@@ -16,12 +16,9 @@ struct Nodes {
 
 impl Nodes {
     fn start() -> Nodes {
-        let server = Server::builder(with_pglogical()).setting("shared_preload_libraries", "pglogical");
-        let server = server.setting("track_commit_timestamp", "on").start().expect("a server starts");
+        let server = with_pglogical().start().expect("a server starts");
         let sql = Sql::connect(&server.dsn("postgres"));
-        // The last minor versions ask which output plugins may be used; others do not know the setting.
-        let _ = sql.try_rows("ALTER SYSTEM SET output_plugin_libraries = pgoutput, pglogical_output");
-        sql.run("SELECT pg_reload_conf()");
+        allow_pglogical(&sql);
         let [provider, subscriber] = ["provider", "subscriber"].map(|name| {
             sql.run(&format!("CREATE DATABASE {name}"));
             let node = Sql::connect(&server.dsn(name));

@@ -4,11 +4,12 @@ use std::process::{Command, Stdio};
 
 use walgate::scratch::Server;
 
-use crate::scene::{Asking, Running, command, make_slots, outcome, read, slots, source};
+use crate::scene::{Asking, Running, command, make_slots, read, slots, source};
+use crate::support::command::{Outcome, outcome};
 use crate::support::{Sql, eventually, tool};
 
 #[track_caller]
-fn drop_slots(dsn: &str, arguments: &[&str]) -> crate::scene::Outcome {
+fn drop_slots(dsn: &str, arguments: &[&str]) -> Outcome {
     outcome(&mut command(&[&[dsn, "drop"], arguments].concat()))
 }
 

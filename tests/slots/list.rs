@@ -1,6 +1,7 @@
 //! `walgate slots list`, and the command line.
 
-use crate::scene::{command, make_slots, outcome, read, slots, source};
+use crate::scene::{command, make_slots, read, slots, source};
+use crate::support::command::outcome;
 use crate::support::{Sql, eventually};
 
 #[test]

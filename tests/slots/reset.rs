@@ -9,7 +9,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use walgate::scratch::{Server, Signal};
 
-use crate::scene::{Asking, Going, Outcome, Running, command, make_slots, outcome, read, slots, source};
+use crate::scene::{Asking, Going, Running, command, make_slots, read, slots, source};
+use crate::support::command::{Outcome, outcome};
 use crate::support::{Sql, eventually, tool};
 
 /// Where resets of one server are noted.

@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use walgate::scratch::{Server, Signal, signal};
 
+use crate::support::command::{Outcome, walgate};
 use crate::support::{Sql, eventually, postgres, tool};
 
 /// A server with a table `t` that the publication `p` has.
@@ -37,36 +38,19 @@ pub(crate) fn slots(sql: &Sql) -> Vec<String> {
     rows.into_iter().flatten().flatten().collect()
 }
 
-/// How the command ended.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) status: Option<i32>,
-    pub(crate) output: String,
-    pub(crate) errors: String,
-}
-
 impl Outcome {
     /// The slots in JSON.
     #[track_caller]
     pub(crate) fn slots(&self) -> Vec<Value> {
-        let answer: Value = serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{self:?}: {error}"));
-        answer["slots"].as_array().cloned().unwrap_or_else(|| panic!("{self:?}"))
+        self.json()["slots"].as_array().cloned().unwrap_or_else(|| panic!("{self:?}"))
     }
 }
 
 /// `walgate slots` in an environment that holds nothing.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    command.arg("slots").args(arguments).env_clear().stdin(Stdio::null());
+    let mut command = walgate(&["slots"]);
+    command.args(arguments);
     command
-}
-
-/// Runs a command to its end.
-#[track_caller]
-pub(crate) fn outcome(command: &mut Command) -> Outcome {
-    let ended = command.output().expect("the binary starts");
-    let text = |bytes| String::from_utf8(bytes).expect("what is printed is UTF-8");
-    Outcome { status: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
 }
 
 /// The command while it waits for an answer.

@@ -4,7 +4,8 @@ use serde_json::Value;
 use walgate::scratch::{Server, Signal};
 
 use crate::reset::Resets;
-use crate::scene::{command, outcome, slots};
+use crate::scene::{command, slots};
+use crate::support::command::outcome;
 use crate::support::zero::ZeroCache;
 use crate::support::{Sql, eventually, last_lines, postgres};
 

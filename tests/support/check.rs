@@ -1,20 +1,12 @@
 //! `walgate check`, as a user runs it, and psql, which runs the script that it prints.
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use serde_json::Value;
 
+use super::command::{self, Outcome, walgate};
 use super::tool;
-
-/// How a command ended.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) status: Option<i32>,
-    pub(crate) output: String,
-    pub(crate) errors: String,
-}
 
 /// Runs `walgate check` in an environment that holds nothing.
 pub(crate) fn told(arguments: &[&str]) -> Outcome {
@@ -23,9 +15,7 @@ pub(crate) fn told(arguments: &[&str]) -> Outcome {
 
 /// The same, with this to read from standard input.
 pub(crate) fn answered(arguments: &[&str], input: &str) -> Outcome {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    command.arg("check").args(arguments).env_clear();
-    outcome(command, input)
+    command::answered(walgate(&["check"]).args(arguments), input)
 }
 
 /// The findings about a database. Statuses other than "clean" and "findings" are failures.
@@ -54,7 +44,7 @@ pub(crate) fn script(dsn: &str, arguments: &[&str]) -> String {
 pub(crate) fn run(dsn: &str, script: &str) {
     let mut psql = Command::new(tool("psql"));
     psql.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname", dsn]).env("PGCLIENTENCODING", "UTF8");
-    let ran = outcome(psql, script);
+    let ran = command::answered(&mut psql, script);
     assert_eq!(ran.status, Some(0), "{}\n--- of the script\n{script}", ran.errors);
 }
 
@@ -63,17 +53,4 @@ fn printed(dsn: &str, format: &str, arguments: &[&str]) -> String {
     let told = told(&[&[dsn, "--format", format], arguments].concat());
     assert!(matches!(told.status, Some(0 | 1)), "{told:?}");
     told.output
-}
-
-fn outcome(mut command: Command, input: &str) -> Outcome {
-    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-    let mut child = child.expect("it starts");
-    // It may end without having read all.
-    let _ = child.stdin.take().expect("it has one").write_all(input.as_bytes());
-    let ended = child.wait_with_output().expect("it ends");
-    Outcome {
-        status: ended.status.code(),
-        output: String::from_utf8(ended.stdout).expect("it prints UTF-8"),
-        errors: String::from_utf8_lossy(&ended.stderr).into_owned(),
-    }
 }

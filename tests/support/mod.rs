@@ -1,11 +1,12 @@
 //! What the integration tests share: a server ([`postgres`]), walgate ([`daemon`]), zero-cache ([`zero`]), a consumer
-//! whose lag is known ([`oracle`]), what is usually asked for lag ([`usual`]), `walgate check` ([`check`]), a network that
+//! whose lag is known ([`oracle`]), what is usually asked for lag ([`usual`]), its commands ([`command`], [`check`]), a network that
 //! can be cut ([`network`]), one way to wait ([`eventually`]) and one way to talk to each. Whatever is started here ends
 //! with the value that stands for it.
 
 pub(crate) mod certificates;
 pub(crate) mod check;
 pub(crate) mod client;
+pub(crate) mod command;
 pub(crate) mod daemon;
 pub(crate) mod network;
 pub(crate) mod oracle;
@@ -45,14 +46,23 @@ pub(crate) fn installation(major: u32) -> Installation {
     installation
 }
 
-/// Debian's PostgreSQL 15 with its pglogical: the system's, or one that was unpacked somewhere on PATH.
+/// Debian's PostgreSQL 15 with its pglogical loaded: the system's, or one that was unpacked somewhere on PATH.
 #[track_caller]
-pub(crate) fn with_pglogical() -> Installation {
+pub(crate) fn with_pglogical() -> Builder {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let roots = std::env::split_paths(&path).filter_map(|bin| Some(bin.parent()?.join("lib/postgresql/15")));
     let mut found = roots.filter(|root| root.join("lib/pglogical.so").is_file());
     let found = found.find_map(|root| Installation::at(&root.join("bin")));
-    found.unwrap_or_else(|| panic!("no pglogical: install Debian's package postgresql-15-pglogical"))
+    let found = found.unwrap_or_else(|| panic!("no pglogical: install Debian's package postgresql-15-pglogical"));
+    Server::builder(found).setting("shared_preload_libraries", "pglogical").setting("track_commit_timestamp", "on")
+}
+
+/// Lets pglogical stream from a server: the last minor versions ask which output plugins may be used, and others do not
+/// know the setting.
+#[track_caller]
+pub(crate) fn allow_pglogical(sql: &Sql) {
+    let _ = sql.try_rows("ALTER SYSTEM SET output_plugin_libraries = pgoutput, pglogical_output");
+    sql.run("SELECT pg_reload_conf()");
 }
 
 /// One of PostgreSQL's client programs, which the builds from npm do not have.

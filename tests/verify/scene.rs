@@ -1,10 +1,9 @@
 //! Two servers, and the commands that compare them.
 
-use std::process::{Command, Stdio};
-
 use serde_json::Value;
 use walgate::scratch::Server;
 
+use crate::support::command::{Outcome, outcome, walgate};
 use crate::support::{Sql, postgres};
 
 /// Source and target, with a session on each.
@@ -63,21 +62,7 @@ impl Pair {
     }
 }
 
-/// How a command ended.
-#[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) status: Option<i32>,
-    pub(crate) output: String,
-    pub(crate) errors: String,
-}
-
 impl Outcome {
-    /// What it printed, as JSON.
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.output).unwrap_or_else(|error| panic!("{self:?}: {error}"))
-    }
-
     /// What it says of a table.
     #[track_caller]
     pub(crate) fn table(&self, name: &str) -> Value {
@@ -105,12 +90,5 @@ impl Outcome {
 /// `walgate gate` in an environment that holds nothing.
 #[track_caller]
 pub(crate) fn gate(arguments: &[&str]) -> Outcome {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    let command = command.arg("gate").args(arguments).env_clear().stdin(Stdio::null());
-    let ended = command.output().expect("it starts");
-    Outcome {
-        status: ended.status.code(),
-        output: String::from_utf8(ended.stdout).expect("it prints UTF-8"),
-        errors: String::from_utf8_lossy(&ended.stderr).into_owned(),
-    }
+    outcome(walgate(&["gate"]).args(arguments))
 }

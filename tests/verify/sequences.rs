@@ -1,9 +1,7 @@
 //! Sequences: who is behind, and how it is brought up.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
-
 use crate::scene::Pair;
+use crate::support::command::{Outcome, answered, walgate};
 
 const NAMES: &str = r#"
     CREATE SEQUENCE up; CREATE SEQUENCE fresh; CREATE SEQUENCE ahead; CREATE SEQUENCE down INCREMENT -2 MAXVALUE 100 START 100;
@@ -22,7 +20,7 @@ fn a_sequence_that_is_behind_is_brought_up_and_never_back() {
     pair.to.run("SELECT setval('up', 100, false), setval('ahead', 1000), setval('by_ten', 11)");
     let told = pair.sequences(&["--format", "json"]);
     assert_eq!(told.status, Some(1), "{told:?}");
-    let standing = |told: &crate::scene::Outcome, name: &str| {
+    let standing = |told: &Outcome, name: &str| {
         let body = told.json();
         let found = body["sequences"].as_array().unwrap().iter().find(|one| one["sequence"] == name).cloned();
         found.unwrap_or_else(|| panic!("{name}: {told:?}"))["standing"].as_str().unwrap().to_owned()
@@ -46,15 +44,10 @@ fn a_sequence_that_is_behind_is_brought_up_and_never_back() {
 
     // Nothing is done without a yes.
     for answer in ["", "n\n"] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
         let (source, target) = (pair.source.dsn("postgres"), pair.target.dsn("postgres"));
-        command.args(["gate", "sequences", "--source", &source, "--target", &target, "--apply"]).env_clear();
-        let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        let mut child = child.expect("it starts");
-        child.stdin.take().expect("it has one").write_all(answer.as_bytes()).expect("it reads");
-        let ended = child.wait_with_output().expect("it ends");
-        let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
-        assert!(ended.status.code() == Some(1) && errors.ends_with("Not run.\n"), "{errors}");
+        let asked = ["gate", "sequences", "--source", &source, "--target", &target, "--apply"];
+        let told = answered(&mut walgate(&asked), answer);
+        assert!(told.status == Some(1) && told.errors.ends_with("Not run.\n"), "{told:?}");
         assert_eq!(pair.to.value("SELECT is_called FROM up"), "f");
     }
 
