@@ -29,7 +29,7 @@ pub struct SlotLife {
     /// The source's flush position at the last look that showed it; `None` once it was seen to be gone.
     seen: Option<Lsn>,
     /// Since when the same process, or none, holds it, while it is still being set up. What was there from the first look on
-    /// is not.
+    /// is not, unless that look fell into its creation.
     setting_up: Option<Instant>,
 }
 
@@ -45,16 +45,18 @@ pub enum Renewed {
 }
 
 impl SlotLife {
-    /// Of a slot that is seen for the first time; `appeared` where an earlier look has not shown it.
-    pub fn new(row: &SlotRow, flushed: Lsn, appeared: Option<Instant>) -> SlotLife {
+    /// Of a slot that is seen for the first time, at `now`; `appeared` if an earlier look has not shown it.
+    pub fn new(row: &SlotRow, flushed: Lsn, still: Option<u64>, appeared: bool, now: Instant) -> SlotLife {
+        // Until a logical slot is ready it confirms nothing (`CreateInitDecodingContext` in `logical.c`).
+        let is_being_created = row.kind == SlotKind::Logical && row.confirmed_flush.is_none();
         SlotLife {
             since: since(row, flushed),
             renewed: Renewed::No,
             pid: row.active_pid,
             decoded_transactions: row.decoded_transactions.unwrap_or(0),
-            confirmed_until: None,
+            confirmed_until: confirmed_until(row, flushed, still),
             seen: Some(flushed),
-            setting_up: appeared,
+            setting_up: (appeared || is_being_created).then_some(now),
         }
     }
 
@@ -95,12 +97,16 @@ impl SlotLife {
         *self = SlotLife {
             pid: row.active_pid,
             decoded_transactions: row.decoded_transactions.unwrap_or(0),
-            confirmed_until: still.filter(|_| row.confirmed_flush >= Some(flushed)),
+            confirmed_until: confirmed_until(row, flushed, still),
             seen: Some(flushed),
             ..*self
         };
         same
     }
+}
+
+fn confirmed_until(row: &SlotRow, flushed: Lsn, still: Option<u64>) -> Option<u64> {
+    still.filter(|_| row.confirmed_flush >= Some(flushed))
 }
 
 fn since(row: &SlotRow, flushed: Lsn) -> Lsn {

@@ -2,7 +2,6 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Not as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -115,12 +114,12 @@ impl SourceLag {
                 life.gone();
             }
         }
-        let appeared = self.looked.insert(system).not().then_some(now);
+        let looked_before = !self.looked.insert(system);
         for (slot, row) in &poll.slots {
             let renewed = match self.lives.entry((system, slot.clone())) {
                 Entry::Occupied(mut known) => !known.get_mut().goes_on(row, poll.flushed, poll.still, now),
                 Entry::Vacant(new) => {
-                    new.insert(SlotLife::new(row, poll.flushed, appeared));
+                    new.insert(SlotLife::new(row, poll.flushed, poll.still, looked_before, now));
                     false
                 }
             };

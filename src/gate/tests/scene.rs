@@ -151,7 +151,7 @@ pub(super) fn evidence(kind: Kind, now: Instant) -> Evidence {
         shown: true,
         heard: Some(at),
     };
-    let life = SlotLife::new(&row, Lsn(0x800), None);
+    let life = SlotLife::new(&row, Lsn(0x800), None, false, now);
     let consumer = ConsumerSide {
         slot: seen(Some(SlotEvidence { row, life }), at),
         stream: if matches!(kind, Kind::Pglogical | Kind::Standby) {
