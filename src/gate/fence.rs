@@ -147,7 +147,10 @@ impl Fence {
         if taken.in_recovery {
             return Err(Refusal::Standby);
         }
-        let writers: Vec<Writer> = [&taken.before, &taken.after].into_iter().flat_map(|a| a.writers.clone()).collect();
+        let mut writers = taken.after.writers.clone();
+        let is_known = |writer: &&Writer| !writers.iter().any(|known| known.is(writer));
+        let gone: Vec<Writer> = taken.before.writers.iter().filter(is_known).cloned().collect();
+        writers.extend(gone);
         if !writers.is_empty() {
             return Err(Refusal::Writers(writers));
         }
@@ -191,6 +194,13 @@ impl Fence {
             stray: None,
             lost: None,
         }
+    }
+}
+
+impl Writer {
+    /// Whether it is the same backend, or the same prepared transaction.
+    fn is(&self, other: &Writer) -> bool {
+        self.pid == other.pid && (self.pid.is_some() || self.name == other.name)
     }
 }
 

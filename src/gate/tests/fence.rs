@@ -52,6 +52,16 @@ fn a_fence_is_refused_while_anybody_may_still_commit() {
     for taken in [Taken { before: writing.clone(), ..taken.clone() }, Taken { after: writing, ..taken.clone() }] {
         assert!(matches!(Fence::take(taken), Err(Refusal::Writers(_))));
     }
+    let of = |names: &[&str]| Activity {
+        writers: names.iter().map(|name| Writer { name: (*name).into(), ..Writer::default() }).collect(),
+        ..quiet(100)
+    };
+    match Fence::take(Taken { before: of(&["gone", "both"]), after: of(&["both", "new"]), ..taken.clone() }) {
+        Err(Refusal::Writers(writers)) => {
+            assert_eq!(writers.iter().map(|writer| &*writer.name).collect::<Vec<_>>(), ["both", "new", "gone"]);
+        }
+        other => panic!("{other:?}"),
+    }
     assert_eq!(Fence::take(Taken { in_recovery: true, ..taken.clone() }), Err(Refusal::Standby));
 
     // Without writing: everything that is in the WAL must be on disk.
