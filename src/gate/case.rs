@@ -31,6 +31,11 @@ impl Asked {
     pub fn of(phase: Phase) -> Asked {
         Asked { phase, max_lag: None, max_age: None, target_lsn: None }
     }
+
+    /// Whether the caller has limits of its own.
+    pub fn names_limits(&self) -> bool {
+        self.max_lag.is_some() || self.max_age.is_some()
+    }
 }
 
 /// For how long what was read of a catalog counts.

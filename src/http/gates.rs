@@ -149,6 +149,7 @@ pub(super) async fn check(
         max_age: parsed("max_age", asks.max_age, units::duration)?,
         target_lsn: parsed("target_lsn", asks.target_lsn, position)?,
     };
+    heeded(&asked)?;
     let wait = parsed("wait", asks.wait, wait)?;
     let status = parsed("status", asks.status, |text| {
         if text == "200" { Ok(StatusCode::OK) } else { Err("only 200 can be asked for") }
@@ -285,6 +286,19 @@ fn parsed<T, E: Display>(
     parse: impl FnOnce(&str) -> Result<T, E>,
 ) -> Result<Option<T>, Problem> {
     text.as_deref().map(parse).transpose().map_err(|error| bad(format!("{name}: {error}")))
+}
+
+/// What the phase would not look at is refused: who names a limit counts on it.
+fn heeded(asked: &Asked) -> Result<(), Problem> {
+    let no_lag = "the phase post measures no lag: its consumers are to be gone";
+    match asked.phase {
+        Phase::Preflight | Phase::Post if asked.target_lsn.is_some() => Err(bad(
+            "target_lsn: only cutover and rollback ask whether everything before a position has arrived".into(),
+        )),
+        Phase::Post if asked.max_lag.is_some() => Err(bad(format!("max_lag: {no_lag}"))),
+        Phase::Post if asked.max_age.is_some() => Err(bad(format!("max_age: {no_lag}"))),
+        _ => Ok(()),
+    }
 }
 
 fn position(text: &str) -> Result<Lsn, String> {

@@ -42,13 +42,15 @@ Exit status:
 pub(super) struct Args {
     #[command(flatten)]
     gate: daemon::Which,
-    /// The most that may be pending, instead of the gate's limit, like 16MB
+    /// The most that may be pending, like 16MB: in preflight instead of the gate's limit, in cutover and rollback besides
+    /// what they want
     #[arg(long, value_name = "SIZE")]
     max_lag: Option<Size>,
-    /// The most that a consumer may be behind, instead of the gate's limit, like 5s
+    /// The most that a consumer may be behind, like 5s: in preflight instead of the gate's limit, in cutover and rollback
+    /// besides what they want
     #[arg(long, value_name = "DURATION", value_parser = units::duration)]
     max_age: Option<Duration>,
-    /// A fence of your own: what lies before this position must have arrived
+    /// A fence of your own: what lies before this position must have arrived; for cutover and rollback
     #[arg(long, value_name = "LSN")]
     target_lsn: Option<Lsn>,
     /// How to print the answer

@@ -146,10 +146,10 @@ fn first_of(mut several: impl Iterator<Item: ToString>) -> Option<String> {
 pub(super) fn of(case: &Case<'_>) -> Vec<Check> {
     let rules: &[&[Rule]] = match case.asked.phase {
         Phase::Preflight => &[preflight::RULES],
-        Phase::Cutover => &[cutover::RULES],
         Phase::Post => &[post::RULES],
         Phase::Rollback if case.terms.reverse.is_none() => &[post::NO_WAY_BACK],
-        Phase::Rollback => &[cutover::RULES],
+        Phase::Cutover | Phase::Rollback if case.asked.names_limits() => &[cutover::RULES, preflight::LIMITS],
+        Phase::Cutover | Phase::Rollback => &[cutover::RULES],
     };
     rules
         .iter()

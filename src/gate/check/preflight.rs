@@ -1,6 +1,7 @@
 //! May we start: everything that a cutover will need is there and steady.
 
 use std::fmt::Display;
+use std::time::Duration;
 
 use postgres_protocol::escape::escape_literal;
 
@@ -13,7 +14,7 @@ use crate::gate::settling::most;
 use crate::gate::terms::Kind;
 use crate::ident::{Identifier, SlotName};
 use crate::identity::Severity;
-use crate::units::{age, size};
+use crate::units::{Size, age, size};
 
 pub(super) const RULES: &[Rule] = &[
     Rule { id: "wal-level", expected: "wal_level is logical where changes are decoded", check: wal_level },
@@ -43,6 +44,10 @@ pub(super) const RULES: &[Rule] = &[
     Rule { id: "extensions", expected: "the same extensions, or newer ones on the target", check: extensions },
     Rule { id: "standby", expected: "the standby streams, of the same system and timeline", check: standby },
 ];
+
+/// The limits that the caller of a switch names.
+pub(super) const LIMITS: &[Rule] =
+    &[Rule { id: "lag", expected: "within the limits that were asked for", check: within_asked }];
 
 fn wal_level(case: &Case<'_>) -> Outcome {
     let fix = "wal_level = logical in postgresql.conf, and a restart";
@@ -134,6 +139,30 @@ fn identity(case: &Case<'_>) -> Outcome {
 
 fn lag(case: &Case<'_>) -> Outcome {
     let limits = (case.max_age(), case.max_lag());
+    if let Some(beyond) = beyond(case, Some(limits.0), Some(limits.1))? {
+        return Ok(beyond);
+    }
+    let settle = case.terms.limits.settle;
+    let within = case.settling.within(limits.0.as_secs_f64(), limits.1.0, case.terms.limits.staleness, case.now);
+    let within_text = age(within.as_secs_f64());
+    Ok(if within >= settle {
+        Finds::pass(format!("within {} and {} for {within_text}", age(limits.0.as_secs_f64()), limits.1))
+    } else {
+        Finds::wait(format!("within the limits for {within_text}, of {}", age(settle.as_secs_f64())))
+    })
+}
+
+/// A switch wants everything that there was before the fence; what has come since is within these.
+fn within_asked(case: &Case<'_>) -> Outcome {
+    let beyond = beyond(case, case.asked.max_age, case.asked.max_lag)?;
+    Ok(beyond.unwrap_or_else(|| Finds::pass("every consumer is within them")))
+}
+
+/// A consumer that is further behind than this, at this moment.
+///
+/// # Errors
+/// If how far one is behind is not known.
+fn beyond(case: &Case<'_>, max_age: Option<Duration>, max_lag: Option<Size>) -> Result<Option<Finds>, String> {
     for slot in case.consumers() {
         let report = case.evidence.consumers.get(slot).and_then(|consumer| consumer.report.as_ref());
         let report = report.ok_or_else(|| format!("{slot} has not been seen yet"))?;
@@ -145,18 +174,11 @@ fn lag(case: &Case<'_>) -> Outcome {
             let why = report.observe_reason.as_deref().unwrap_or("the evidence is missing or too old");
             return Err(format!("how far behind {slot} is cannot be told: {why}"));
         };
-        if seconds > limits.0.as_secs_f64() || bytes > limits.1.0 {
-            return Ok(Finds::wait(format!("{slot} is up to {} and {} behind", age(seconds), size(bytes))));
+        if max_age.is_some_and(|most| seconds > most.as_secs_f64()) || max_lag.is_some_and(|most| bytes > most.0) {
+            return Ok(Some(Finds::wait(format!("{slot} is up to {} and {} behind", age(seconds), size(bytes)))));
         }
     }
-    let settle = case.terms.limits.settle;
-    let within = case.settling.within(limits.0.as_secs_f64(), limits.1.0, case.terms.limits.staleness, case.now);
-    let within_text = age(within.as_secs_f64());
-    Ok(if within >= settle {
-        Finds::pass(format!("within {} and {} for {within_text}", age(limits.0.as_secs_f64()), limits.1))
-    } else {
-        Finds::wait(format!("within the limits for {within_text}, of {}", age(settle.as_secs_f64())))
-    })
+    Ok(None)
 }
 
 fn transactions(case: &Case<'_>) -> Outcome {

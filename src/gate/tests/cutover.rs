@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::super::*;
-use super::scene::{Scene, T, assert_each, seen, table};
+use super::scene::{Scene, T, assert_each, report, seen, table};
 use crate::lag::{Figures, Renewed, Volume};
+use crate::units::Size;
 
 #[test]
 fn whoever_may_still_commit_holds_a_cutover() {
@@ -257,4 +258,23 @@ fn a_position_of_the_callers_passes_by_nothing_that_has_happened_to_the_fence() 
         judge(&Case { terms, asked: *asked, asked_at: Some(*now), evidence, fence, settling, now: *now })
     };
     assert_eq!(verdict.state, Status::Unknown);
+}
+
+#[test]
+fn a_limit_of_the_callers_is_kept_in_a_switch_too() {
+    let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);
+    assert!(!scene.verdict().checks.iter().any(|check| check.id == "lag"), "the gate's own limits are for the start");
+    scene.consumer().report = Some(report(3.0, 300));
+    for (max_age, max_lag, expected) in [
+        (None, Some(Size(300)), Status::Pass),
+        (None, Some(Size(299)), Status::Wait),
+        (Some(Duration::from_secs(3)), None, Status::Pass),
+        (Some(Duration::from_secs(2)), None, Status::Wait),
+        (Some(Duration::from_secs(2)), Some(Size(300)), Status::Wait),
+    ] {
+        scene.asked = Asked { max_age, max_lag, ..Asked::of(Phase::Cutover) };
+        assert_eq!((scene.check("lag").0, scene.verdict().state), (expected, expected), "{max_age:?} {max_lag:?}");
+    }
+    scene.consumer().report = None;
+    assert_eq!(scene.check("lag").0, Status::Unknown);
 }
