@@ -88,13 +88,16 @@ struct Door {
 
 /// Lets a request pass that shows the token, where one is configured. Answers are of one moment, and not to be kept.
 async fn admit(State(door): State<Door>, request: Request, next: Next) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
-    let shown = shown.and_then(|shown| shown.strip_prefix(b"Bearer "));
+    let shown = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
     // Digests, so that the time that it takes to compare them tells nothing.
     let digest = |text: &[u8]| Sha256::digest(text);
     let mut response = match door.view.token() {
         Some(token) if shown.map(digest) != Some(digest(token.expose().as_bytes())) => {
-            let problem = Problem::new(StatusCode::UNAUTHORIZED, "this needs the header Authorization: Bearer <token>");
+            let detail = match shown {
+                Some(_) => "the token in the header Authorization is not the one of http.token_file",
+                None => "this needs the header Authorization: Bearer <token>",
+            };
+            let problem = Problem::new(StatusCode::UNAUTHORIZED, detail);
             ([(header::WWW_AUTHENTICATE, "Bearer")], problem).into_response()
         }
         None if !door.changes_are_open && !request.method().is_safe() => {
@@ -106,6 +109,12 @@ async fn admit(State(door): State<Door>, request: Request, next: Next) -> Respon
     };
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+/// The token of a header: the word before it may be spelled in any case (RFC 9110, section 11.1).
+fn bearer(shown: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = shown.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
 async fn livez() -> &'static str {

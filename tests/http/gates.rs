@@ -242,9 +242,14 @@ fn without_a_token_nothing_is_changed_from_elsewhere() {
         for token in [None, Some("hunter3")] {
             let reply = send(&walgate, method, route, token, "");
             assert_eq!((reply.status, reply.header("www-authenticate")), (401, Some("Bearer")), "{method} {route}");
+            let said = if token.is_some() { "is not the one of http.token_file" } else { "this needs the header" };
+            assert!(reply.text.contains(said), "{}", reply.text);
         }
         assert_eq!(send(&walgate, method, route, Some("hunter2"), "").status, status, "{method} {route}");
     }
+    let url = format!("http://127.0.0.1:{}/v1/gates", walgate.http());
+    let answered = ureq::get(&url).header("authorization", "bEARER hunter2").call();
+    assert_eq!(answered.expect("an answer").status(), 200, "the scheme is spelled in any case");
 }
 
 #[test]
