@@ -1,6 +1,9 @@
 //! `walgate gate …` as a client of the daemon, and receipts without one.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use walgate::gate::{Asked, Case, Evidence, Kind, Limits, Phase, Receipt, ReceiptKey, ReceiptTerms, Settling, Terms};
@@ -49,7 +52,12 @@ fn each_outcome_has_its_exit_status() {
     assert_said(gate(&["check", "blue-green", "--url", &url]), 1, "FAIL  cutover of blue-green: no fence stands");
     assert_said(gate(&["check", "blue-green", "-c", &file]), 1, "✗ fence ");
     assert_said(gate_with("", &environment, &["fence", "blue-green"]), 0, "A fence stands at ");
-    assert_said(gate_with("", &environment, &["fence", "blue-green"]), 1, "a fence stands already");
+    assert_said(gate_with("", &environment, &["fence", "blue-green"]), 1, "a fence stands already, at 0/");
+    assert_said(
+        gate_with("", &environment, &["fence", "blue-green"]),
+        1,
+        "lift it first: walgate gate release blue-green",
+    );
     // Nobody reads the slot, so it does not pass.
     assert_said(
         gate_with("", &environment, &["wait", "blue-green", "--phase", "preflight", "--timeout", "300ms"]),
@@ -62,7 +70,7 @@ fn each_outcome_has_its_exit_status() {
     assert_eq!((status, &answer["phase"]), (3, &"preflight".into()), "{text}");
     let limits = ["--max-lag", "1GB", "--max-age", "1h 30s", "--target-lsn", "0/1"];
     assert_ne!(gate(&[&["check", "blue-green", "--url", &url][..], &limits].concat()).0, 2);
-    assert_said(gate(&["release", "blue-green", "-c", &file]), 0, "The fence is lifted.");
+    assert_said(gate(&["release", "blue-green", "-c", &file]), 0, "The fence for the cutover of blue-green is lifted.");
     assert_said(gate(&["release", "blue-green", "-c", &file]), 1, "no fence stands");
 
     assert_said(gate(&["check", "nowhere", "--url", &url]), 2, "there is no gate \"nowhere\"; there is blue-green");
@@ -110,7 +118,11 @@ fn the_daemon_of_a_file_is_asked_by_its_certificate_and_token() {
         other => Err(other),
     });
     let trusting = [("SSL_CERT_FILE", &*root)];
-    assert_said(gate_with("", &trusting, &["check", "blue-green", "--url", &url]), 2, "Authorization");
+    assert_said(
+        gate_with("", &trusting, &["check", "blue-green", "--url", &url]),
+        2,
+        "set WALGATE_TOKEN, or give --token-file",
+    );
     assert_said(gate_with("", &trusting, &["check", "blue-green", "--url", &url, "--token-file", &token]), 1, "FAIL");
     let shown = [trusting[0], ("WALGATE_TOKEN", "hunter2")];
     assert_said(gate_with("", &shown, &["check", "blue-green", "--url", &url]), 1, "FAIL");
@@ -120,6 +132,51 @@ fn the_daemon_of_a_file_is_asked_by_its_certificate_and_token() {
     assert_said(gate(&["check", "blue-green", "-c", &off]), 2, "http.listen is off");
     daemon.kill().unwrap();
     daemon.wait().unwrap();
+}
+
+/// What answers with this status and body whatever it is asked.
+fn parrot(status: &'static str, body: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            let lines = BufReader::new(stream.try_clone().expect("it can be shared")).lines();
+            let _ = lines.map_while(Result::ok).find(|line| line.is_empty());
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close", body.len());
+            let _ = write!(stream, "{head}\r\n\r\n{body}");
+        }
+    });
+    url
+}
+
+/// An ingress that is always well, a cache that leaves out the query.
+#[test]
+fn only_an_answer_to_the_question_counts() {
+    const PASS: &str =
+        r#"{"gate":"blue-green","phase":"cutover","state":"pass","reason":"","checks":[],"receipt":null}"#;
+    const FENCE: &str = r#"{"gate":"blue-green","phase":"cutover","target_lsn":"0/1"}"#;
+    let pass = parrot("200 OK", PASS);
+    assert_said(gate(&["check", "blue-green", "--url", &pass]), 0, "PASS");
+    let other = "it speaks of the cutover of blue-green";
+    assert_said(gate(&["check", "blue-green", "--url", &pass, "--phase", "rollback"]), 4, other);
+    assert_said(gate(&["check", "green-blue", "--url", &pass]), 4, other);
+    assert_said(gate(&["wait", "green-blue", "--url", &pass, "--timeout", "100ms"]), 4, other);
+    let contradicts = "contradicts itself: 503 Service Unavailable and pass";
+    assert_said(gate(&["check", "blue-green", "--url", &parrot("503 Service Unavailable", PASS)]), 4, contradicts);
+    let set = parrot("201 Created", FENCE);
+    assert_said(gate(&["fence", "blue-green", "--url", &set]), 0, "A fence stands at 0/1");
+    for format in ["text", "json"] {
+        let asked = ["fence", "blue-green", "--url", &set, "--phase", "rollback", "--format", format];
+        assert_said(gate(&asked), 4, other);
+        for body in ["", "{}", "<html>ok</html>"] {
+            let ingress = parrot("200 OK", body);
+            for asked in ["check", "fence", "release"] {
+                let told = gate(&[asked, "blue-green", "--url", &ingress, "--format", format]);
+                assert_said(told, 4, "what answers there is no walgate: it says 200 OK");
+            }
+        }
+    }
 }
 
 fn receipt(ttl: Duration) -> Receipt {

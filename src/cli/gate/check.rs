@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use axum::http::Method;
+use axum::http::{Method, StatusCode};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use ratatui::crossterm::terminal;
 use serde::Deserialize;
@@ -149,7 +149,14 @@ impl Args {
             }
         }
         let answer = daemon.ask(Method::GET, &path, timeout)?;
-        let report = answer.read()?;
+        let report: Report = answer.read()?;
+        self.gate.is_answered_by(&report.gate, &report.phase)?;
+        // A pass is said twice, lest one of the two was made up on the way.
+        if (report.state == "pass") != (answer.status == StatusCode::OK) {
+            let Report { state, .. } = &report;
+            let why = format!("what answers there contradicts itself: {} and {}", answer.status, in_comment(state));
+            return Err(Failure::Unreachable(why));
+        }
         Ok((answer, report))
     }
 

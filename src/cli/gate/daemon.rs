@@ -16,6 +16,8 @@ use ureq::http::Request;
 use crate::cli::{UNREACHABLE, USAGE};
 use crate::config;
 use crate::gate::Phase;
+use crate::identity::in_comment;
+use crate::lsn::Lsn;
 use crate::source::Secret;
 use crate::{client, units};
 
@@ -71,6 +73,8 @@ pub(super) enum Failure {
 #[derive(Deserialize)]
 pub(super) struct Problem {
     pub(super) detail: String,
+    /// The fence that stands already.
+    pub(super) target_lsn: Option<Lsn>,
 }
 
 impl Failure {
@@ -147,6 +151,20 @@ fn base(text: &str) -> Result<String, Failure> {
     }
 }
 
+impl Which {
+    /// Makes sure that an answer is of this gate and phase: who stands in between may have kept that of another question.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub(super) fn is_answered_by(&self, gate: &str, phase: &str) -> Result<(), Failure> {
+        if gate == self.name && phase == self.phase.as_str() {
+            return Ok(());
+        }
+        let (gate, phase) = (in_comment(gate), in_comment(phase));
+        Err(Failure::Unreachable(format!("what answers there was not asked: it speaks of the {phase} of {gate}")))
+    }
+}
+
 impl Daemon {
     /// Asks for what is below `/v1/`. An answer that the daemon gives on purpose is one, whatever its status.
     ///
@@ -178,8 +196,11 @@ impl Answer {
     /// What an error answer means for who asked.
     pub(super) fn problem(&self) -> Failure {
         match serde_json::from_str::<Problem>(&self.body) {
-            Ok(Problem { detail }) if self.status.is_client_error() => Failure::Usage(detail),
-            Ok(Problem { detail }) => Failure::Unreachable(detail),
+            Ok(Problem { detail, .. }) if self.status == StatusCode::UNAUTHORIZED => {
+                Failure::Usage(format!("{detail}: set WALGATE_TOKEN, or give --token-file"))
+            }
+            Ok(Problem { detail, .. }) if self.status.is_client_error() => Failure::Usage(detail),
+            Ok(Problem { detail, .. }) => Failure::Unreachable(detail),
             Err(_) => Failure::Unreachable(format!("what answers there is no walgate: it says {}", self.status)),
         }
     }

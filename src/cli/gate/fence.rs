@@ -54,6 +54,7 @@ pub(super) fn set(args: &Args) -> ExitCode {
     args.change((Method::POST, StatusCode::CREATED), |answer| {
         // In JSON too: whoever answers 201 to anything has set no fence.
         let Fence { gate, phase, target_lsn } = answer.read()?;
+        args.gate.is_answered_by(&gate, &phase)?;
         Ok(match args.format {
             Format::Json => format!("{}\n", answer.body),
             Format::Text => format!(
@@ -67,7 +68,10 @@ pub(super) fn set(args: &Args) -> ExitCode {
 pub(super) fn lift(args: &Args) -> ExitCode {
     args.change((Method::DELETE, StatusCode::NO_CONTENT), |_| match args.format {
         Format::Json => Ok(String::new()),
-        Format::Text => Ok("The fence is lifted.\n".into()),
+        Format::Text => {
+            let daemon::Which { name, phase, .. } = &args.gate;
+            Ok(format!("The fence for the {phase} of {} is lifted.\n", in_comment(name)))
+        }
     })
 }
 
@@ -110,9 +114,13 @@ impl Args {
         if !refused {
             return Err(answer.problem());
         }
-        let Problem { detail } = answer.read()?;
+        let Problem { detail, target_lsn } = answer.read()?;
         match self.format {
-            Format::Text => eprintln!("walgate: {}", in_comment(&detail)),
+            Format::Text => {
+                let back = if phase.is_back() { " --phase rollback" } else { "" };
+                let lift = target_lsn.map(|_| format!(": walgate gate release {}{back}", in_comment(name)));
+                eprintln!("walgate: {}{}", in_comment(&detail), lift.unwrap_or_default());
+            }
             Format::Json => {
                 if let Err(error) = print(&format!("{}\n", answer.body)) {
                     eprintln!("walgate: {error}");
