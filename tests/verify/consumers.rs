@@ -110,6 +110,11 @@ fn a_gate_says_what_is_compared_with_what() {
         (told.table("public.t")["state"].as_str(), told.table("public.audit")["state"].as_str()),
         (Some("equal"), Some("skipped"))
     );
+    let told = gate_command(&["verify", "blue-green", "-c", file]);
+    assert!(
+        told.output.contains("1 equal, 1 skipped: all rows are equal of the tables that were looked at."),
+        "{told:?}"
+    );
     let told = gate_command(&["sequences", "blue-green", "-c", file, "--apply", "--yes"]);
     assert_eq!(
         (told.status, told.output.contains("public.own")),
@@ -120,6 +125,10 @@ fn a_gate_says_what_is_compared_with_what() {
     // Now the target is ahead, and behind it is the source.
     let back = gate_command(&["sequences", "blue-green", "-c", file, "--phase", "rollback"]);
     assert!(back.status == Some(1) && back.output.contains("setval('public.t_id_seq', 2, true)"), "{back:?}");
+    assert!(
+        back.output.contains("-- On the source, which a rollback takes for the target, or by --apply."),
+        "{back:?}"
+    );
 
     for arguments in [
         &["blue-green"][..],

@@ -96,6 +96,15 @@ fn what_cannot_be_read_or_reached_is_said() {
     let blind = crate::scene::gate(&["sequences", "--source", &source, "--target", &target]);
     assert_eq!(blind.status, Some(3), "{blind:?}");
     assert!(blind.output.contains("3 unknown"), "{blind:?}");
+    // Rights to look are no rights to change.
+    pair.both("GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO reader");
+    pair.from.run("SELECT nextval('secret') FROM generate_series(1, 2)");
+    let refused = crate::scene::gate(&["sequences", "--source", &source, "--target", &target, "--apply", "--yes"]);
+    assert_eq!(refused.status, Some(1), "{refused:?}");
+    assert!(refused.errors.contains("GRANT UPDATE ON ALL SEQUENCES IN SCHEMA"), "{refused:?}");
+    pair.to.run("GRANT UPDATE ON ALL SEQUENCES IN SCHEMA public TO reader");
+    let applied = crate::scene::gate(&["sequences", "--source", &source, "--target", &target, "--apply", "--yes"]);
+    assert_eq!((applied.status, &*applied.errors), (Some(0), ""), "{applied:?}");
     pair.to.run("ALTER SEQUENCE turned INCREMENT -1 MINVALUE -5; ALTER SEQUENCE short MAXVALUE 10");
     pair.from.run("SELECT setval('short', 11)");
     let told = pair.sequences(&["--apply", "--yes"]);

@@ -6,6 +6,8 @@ use std::fmt::Write as _;
 use std::io;
 use std::process::ExitCode;
 
+use tokio_postgres::error::SqlState;
+
 use super::verify::{Ends, Format, UNKNOWN, Way, block_on, status};
 use crate::cli::columns::{Column, line_up};
 use crate::cli::output::{ask, print};
@@ -23,7 +25,10 @@ Exit status:
   4  a server cannot be reached, or does not answer
 
 Sequences are never moved backwards, in the direction in which they count. Only what no longer moves can be copied: stop the
-writers of the source first.";
+writers of the source first. To run it, the role that logs in at the target needs UPDATE on the sequences.";
+
+const NO_RIGHTS: &str = "this needs UPDATE on the sequences: GRANT UPDATE ON ALL SEQUENCES IN SCHEMA … TO the role that logs in \
+                         there, or log in as their owner, by --source and --target";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = STATUSES)]
@@ -87,15 +92,19 @@ async fn run(args: &Args, way: &Way) -> Result<Vec<Compared>, Failure> {
         Ok::<_, verify::Error>(compared)
     };
     let mut compared = compare().await?;
+    let mut lacks_rights = false;
     let is_behind = compared.iter().any(|one| one.mend.is_some());
-    if args.apply && is_behind && (args.yes || is_wanted(&compared)?) {
+    if args.apply && is_behind && (args.yes || is_wanted(&compared, args.ends.target())?) {
         for one in &compared {
             let Some(mend) = &one.mend else { continue };
             let told = match sessions.apply(mend).await {
                 Ok(true) => "done".to_owned(),
                 Ok(false) => "was past it by then".to_owned(),
                 Err(error) => match error.as_db_error() {
-                    Some(server) => format!("failed: {}", server.message()),
+                    Some(server) => {
+                        lacks_rights |= *server.code() == SqlState::INSUFFICIENT_PRIVILEGE;
+                        format!("failed: {}", server.message())
+                    }
                     None => "lost".to_owned(),
                 },
             };
@@ -103,18 +112,21 @@ async fn run(args: &Args, way: &Way) -> Result<Vec<Compared>, Failure> {
         }
         compared = compare().await?;
     }
+    if lacks_rights {
+        eprintln!("walgate: {NO_RIGHTS}");
+    }
     print(&match args.format {
-        Format::Table => render(&compared, args.apply),
+        Format::Table => render(&compared, args.apply, args.ends.target()),
         Format::Json => format!("{}\n", serde_json::json!({ "sequences": &compared })),
     })?;
     Ok(compared)
 }
 
-fn is_wanted(compared: &[Compared]) -> io::Result<bool> {
+fn is_wanted(compared: &[Compared], target: &str) -> io::Result<bool> {
     for mend in compared.iter().filter_map(|one| one.mend.as_ref()) {
         eprintln!("{};", in_comment(&mend.to_string()));
     }
-    let is_wanted = ask("Run this on the target?")?;
+    let is_wanted = ask(&format!("Run this on {target}?"))?;
     if !is_wanted {
         eprintln!("Not run.");
     }
@@ -124,7 +136,7 @@ fn is_wanted(compared: &[Compared]) -> io::Result<bool> {
 const COLUMNS: [Column; 5] =
     [("SEQUENCE", false), ("STATE", false), ("SOURCE NEXT", true), ("TARGET NEXT", true), ("", false)];
 
-fn render(compared: &[Compared], was_applied: bool) -> String {
+fn render(compared: &[Compared], was_applied: bool, target: &str) -> String {
     let rows: Vec<[String; 5]> = compared
         .iter()
         .map(|one| {
@@ -140,7 +152,7 @@ fn render(compared: &[Compared], was_applied: bool) -> String {
     }
     let mends: Vec<_> = compared.iter().filter_map(|one| one.mend.as_ref()).collect();
     if !mends.is_empty() && !was_applied {
-        text.push_str("-- On the target, or by --apply. Sequences that are past it by then stay as they are.\n");
+        let _ = writeln!(text, "-- On {target}, or by --apply. Sequences that are past it by then stay as they are.");
         for mend in &mends {
             let _ = writeln!(text, "{};", in_comment(&mend.to_string()));
         }

@@ -28,7 +28,7 @@ pub(super) const UNKNOWN: u8 = 3;
 
 const STATUSES: &str = "\
 Exit status:
-  0  equal: all rows of all tables were looked at
+  0  equal: all rows were looked at, of all tables but those that the gate accepts not to be replicated
   1  something differs
   2  the command line, or a connection string, cannot be used
   3  nothing that was looked at differs, but not everything was looked at, as with --sample
@@ -126,6 +126,11 @@ impl Ends {
             eprintln!("walgate: {}", in_comment(&problem));
             USAGE.into()
         })
+    }
+
+    /// Which server that is, for a person.
+    pub(super) fn target(&self) -> &'static str {
+        if self.phase.is_back() { "the source, which a rollback takes for the target" } else { "the target" }
     }
 
     fn given(&self) -> Result<Way, String> {
@@ -256,6 +261,7 @@ fn render(report: &Report, coloured: bool) -> String {
     let counts: Vec<String> = counts.map(|(count, state)| format!("{count} {}", word(state))).collect();
     let took = report.ended_at.since(report.began_at).as_secs_f64();
     let verdict = match report.outcome {
+        Outcome::Equal if count(State::Skipped) > 0 => "all rows are equal of the tables that were looked at",
         Outcome::Equal => "all rows are equal",
         Outcome::Different => "source and target differ",
         Outcome::Incomplete if report.tables.is_empty() => "there was no table to look at, so nothing is proved",
