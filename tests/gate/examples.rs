@@ -55,7 +55,8 @@ fn there_is_a_gate_of_every_kind_that_the_binary_takes() {
     }
 }
 
-/// A gate named as in the examples, over a native subscription, with `psql` and `walgate` for scripts.
+/// A gate named as in the examples, over a native subscription, with `psql` and `walgate` for scripts; nobody writes, so
+/// `kubectl` has nothing to stop.
 struct Scene {
     pair: Pair,
     gate: Gate,
@@ -80,7 +81,8 @@ impl Scene {
         ));
         green.until("SELECT count(*) FROM orders", "1");
         let bin = tempfile::tempdir().expect("a temporary directory can be made");
-        for (name, program) in [("walgate", PathBuf::from(env!("CARGO_BIN_EXE_walgate"))), ("psql", tool("psql"))] {
+        let walgate = PathBuf::from(env!("CARGO_BIN_EXE_walgate"));
+        for (name, program) in [("walgate", walgate), ("psql", tool("psql")), ("kubectl", PathBuf::from("/bin/true"))] {
             std::os::unix::fs::symlink(program, bin.path().join(name)).expect("it can be linked");
         }
         Scene { pair, gate, bin }
