@@ -18,6 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::config::{self, Config};
 use crate::console::Console;
+use crate::gate::Phase;
 use crate::http::{self, View};
 use crate::keeper::Keeper;
 use crate::proxy::{BindError, Proxy};
@@ -216,6 +217,13 @@ impl Daemon {
                 kept.keeper.renew(config);
             }
             self.gates.push(known.unwrap_or_else(|| Kept::start(config, source)));
+        }
+        for Kept { keeper, .. } in &before {
+            for phase in [Phase::Cutover, Phase::Rollback] {
+                let Some(fence) = keeper.standing(phase) else { continue };
+                let (gate, target_lsn) = (&keeper.terms().name, fence.target_lsn);
+                tracing::warn!(gate, %phase, %target_lsn, "the gate or its source was changed, so its fence is forgotten");
+            }
         }
         for (name, running) in &self.running {
             let gates = self.config.gates.iter().filter(|gate| gate.terms.source == *name);

@@ -319,7 +319,8 @@ fn bad(detail: String) -> Problem {
 
 fn none_stands(gate: &Keeper, phase: Phase) -> Problem {
     let detail = format!(
-        "no fence stands for the {phase} of {}; one that was set before walgate started is forgotten",
+        "no fence stands for the {phase} of {}; one that was set before walgate started, or before the gate was changed, is \
+         forgotten",
         gate.terms().name
     );
     Problem::new(StatusCode::NOT_FOUND, detail)

@@ -209,9 +209,18 @@ fn a_fence_is_set_once_writers_are_gone_and_is_told_everywhere() {
     let rows = console.rows("SHOW GATES");
     assert!(rows.iter().any(|row| row.contains(&lsn.as_str().map(str::to_owned))), "{rows:?}");
 
+    // What is read again and has not changed keeps it; what has changed is another gate.
+    walgate.configure(&text);
+    assert_eq!(fence("GET").json()["target_lsn"], lsn);
     assert_eq!((fence("DELETE").status, fence("DELETE").status), (204, 404));
     assert_eq!(next("fence")["change"], "lifted");
     assert_eq!(walgate.get("/v1/gates").1["gates"][0]["fences"], Value::Array(Vec::new()));
+
+    assert_eq!(fence("POST").status, 201);
+    walgate.configure(&text.replace("target.kind", "max_lag = \"1MB\"\ntarget.kind"));
+    let gone = fence("GET");
+    assert!(gone.status == 404 && gone.text.contains("before the gate was changed"), "{}", gone.text);
+    assert!(walgate.log().contains("its fence is forgotten gate=\"blue-green\" phase=cutover"), "{}", walgate.log());
 }
 
 #[test]
