@@ -5,6 +5,7 @@ mod check;
 mod columns;
 mod demo;
 mod gate;
+mod interruption;
 mod lag;
 mod manual;
 mod output;

@@ -30,10 +30,10 @@ pub enum Run {
     Again,
     /// As long as this condition does not hold, which it does from then on.
     Unless(String),
-    /// As it is, and outside of a transaction.
+    /// As it is, outside of a transaction, and for as long as it takes: it waits for others, and nobody waits for it.
     Alone,
-    /// As long as this condition does not hold: it takes away what an attempt that failed has left behind.
-    Leftover(String),
+    /// As it is. It takes away what an attempt that failed has left behind, and mostly there is nothing.
+    Leftover,
     /// Not before somebody has completed it.
     Template,
 }
@@ -67,7 +67,7 @@ impl Mend {
 /// A line a statement; what must be completed is a comment. What depends on a failed attempt is not shown.
 impl fmt::Display for Mend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let steps = self.steps.iter().filter(|step| !matches!(step.run, Run::Leftover(_)));
+        let steps = self.steps.iter().filter(|step| step.run != Run::Leftover);
         for (number, step) in steps.enumerate() {
             let newline = if number > 0 { "\n" } else { "" };
             match step.run {
@@ -197,24 +197,44 @@ pub(super) fn list_columns(publication: &Publication, table: &Relation) -> Strin
     )
 }
 
-/// A unique index, built while the table is written to. What an attempt that failed left behind goes first.
+/// A unique index, built while the table is written to. What an attempt that failed left behind goes first. Two builds on one
+/// table would wait for each other.
 fn build_index(table: &Relation, index: &str, columns: &[&Column]) -> Mend {
     let name = table.table_name();
-    let qualified = literal(&format!("{}.{index}", Identifier(&table.schema)));
+    let qualified = format!("{}.{index}", Identifier(&table.schema));
+    let busy = literal(&format!("another session builds an index of {name} now: run this again when that has ended"));
     let left_over = Step {
-        comment: "What an attempt that failed has left behind.".into(),
-        sql: format!("DROP INDEX {}.{index}", Identifier(&table.schema)),
-        run: Run::Leftover(format!(
-            "NOT EXISTS (SELECT FROM pg_catalog.pg_index WHERE NOT indisvalid AND indexrelid OPERATOR(pg_catalog.=) \
-             pg_catalog.to_regclass({qualified})::pg_catalog.oid)"
+        comment: format!(
+            "If {qualified} is there and not valid, an attempt that failed has left it behind: it goes first."
+        ),
+        sql: block(&format!(
+            "IF EXISTS (SELECT FROM pg_catalog.pg_stat_progress_create_index WHERE relid OPERATOR(pg_catalog.=) \
+             {table}::pg_catalog.regclass::pg_catalog.oid) THEN\n        \
+             RAISE EXCEPTION USING MESSAGE = {busy};\n    \
+             ELSIF EXISTS (SELECT FROM pg_catalog.pg_index WHERE NOT indisvalid AND indexrelid OPERATOR(pg_catalog.=) \
+             pg_catalog.to_regclass({index})::pg_catalog.oid) THEN\n        \
+             DROP INDEX {qualified};\n    \
+             END IF;",
+            table = literal(&name.to_string()),
+            index = literal(&qualified)
         )),
+        run: Run::Leftover,
     };
     let build = Step {
-        comment: format!("The index is built while {name} is written to."),
+        comment: format!(
+            "The index is built while {name} is written to; that waits for every transaction that is open by then."
+        ),
         sql: format!("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {index} ON {name} ({})", list(columns)),
         run: Run::Alone,
     };
     Mend { steps: vec![left_over, build] }
+}
+
+/// Runs this in PL/pgSQL, in a dollar quote that does not occur in it.
+pub fn block(body: &str) -> String {
+    let tags = (0..).map(|number| if number == 0 { "$walgate$".to_owned() } else { format!("$walgate{number}$") });
+    let tag = tags.into_iter().find(|tag| !body.contains(&**tag)).unwrap_or_default();
+    format!("DO {tag}BEGIN\n    {body}\nEND{tag}")
 }
 
 /// A name for an index of a table, of at most 63 bytes, as an SQL identifier. Nothing else in the schema is called so, but

@@ -16,7 +16,7 @@ mod standing;
 pub use catalog::Catalog;
 pub use finding::{Audit, Finding, Severity};
 pub use key::{Evidence, Question, Survey};
-pub use mend::{Mend, Run, Step, in_comment};
+pub use mend::{Mend, Run, Step, block, in_comment};
 pub use publish::Published;
 pub use rules::{Rule, RuleSet, Scope, all, audit, is_zero_publication, questions};
 pub use standing::{Changes, Standing};

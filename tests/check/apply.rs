@@ -1,7 +1,10 @@
 //! `--apply`, and the script that it runs.
 
+use std::process::{Command, Stdio};
+use std::thread;
+
 use crate::support::check::{self, answered, findings};
-use crate::support::{Sql, postgres};
+use crate::support::{Sql, eventually, postgres};
 
 /// Tables and columns whose names are as bad as names can be.
 const NAMES: &str = r#"
@@ -61,7 +64,7 @@ fn without_a_yes_nothing_is_changed() {
         let told = answered(&[&dsn, "--apply"], answer);
         assert_eq!(told.status, Some(1), "{answer:?}: {told:?}");
         assert!(told.errors.contains("ALTER TABLE public.t ADD PRIMARY KEY (id)"), "{told:?}");
-        assert!(told.errors.ends_with("Not run.\n"), "{told:?}");
+        assert!(told.errors.contains("Not run."), "{told:?}");
         assert_eq!(sql.value("SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass"), "0");
     }
     assert_eq!(check::told(&[&dsn, "--apply", "--yes"]).status, Some(0));
@@ -123,6 +126,107 @@ fn the_index_of_a_large_table_is_built_while_it_is_written_to() {
     let build = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS big_pkey ON public.big (id); -- done in";
     assert!(told.output.contains(build), "{told:?}");
     sql.run("UPDATE big SET filler = 'x' WHERE id = 1");
+}
+
+/// It waits for whoever writes, and keeps nobody waiting.
+#[test]
+fn an_index_that_is_built_while_others_write_waits_for_them() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run(
+        "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL); INSERT INTO t VALUES (1, 1);
+         CREATE PUBLICATION p FOR TABLE t WHERE (b > 0)",
+    );
+    let apply: fn(&str) = |dsn| {
+        let told = check::told(&[dsn, "--apply", "--yes"]);
+        assert_eq!(told.status, Some(0), "{told:?}");
+        let build = "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS t_identity ON public.t (id, b); -- done in";
+        assert!(told.output.contains(build), "{told:?}");
+    };
+    let script: fn(&str) = |dsn| check::run(dsn, &check::script(dsn, &[]));
+    for mend in [apply, script] {
+        let writer = Sql::connect(&dsn);
+        writer.run("BEGIN; INSERT INTO t VALUES (2, 2)");
+        thread::scope(|scope| {
+            let mending = scope.spawn(|| mend(&dsn));
+            eventually("longer than others are kept waiting", || {
+                let waits = sql.value(
+                    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE UNIQUE INDEX%'
+                     AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > '4 s'",
+                );
+                if waits == "1" || mending.is_finished() { Ok(()) } else { Err(waits) }
+            });
+            writer.run("ROLLBACK");
+        });
+        sql.run("UPDATE t SET b = 2; ALTER TABLE t REPLICA IDENTITY DEFAULT; DROP INDEX t_identity");
+    }
+}
+
+#[test]
+fn a_build_that_somebody_else_has_under_way_is_not_taken_for_left_behind() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run(
+        "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL); INSERT INTO t VALUES (1, 1);
+         CREATE PUBLICATION p FOR TABLE t WHERE (b > 0)",
+    );
+    let writer = Sql::connect(&dsn);
+    writer.run("BEGIN; INSERT INTO t VALUES (2, 2)");
+    let builds = || {
+        sql.value(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE query LIKE 'CREATE UNIQUE INDEX%' AND wait_event_type = 'Lock'",
+        )
+    };
+    thread::scope(|scope| {
+        let first = scope.spawn(|| check::told(&[&dsn, "--apply", "--yes"]));
+        eventually("a build that waits", || if builds() == "1" { Ok(()) } else { Err(builds()) });
+        let script = check::script(&dsn, &[]);
+        let second = check::told(&[&dsn, "--apply", "--yes"]);
+        assert_eq!(second.status, Some(1), "{second:?}");
+        let why = "another session builds an index of public.t now: run this again";
+        assert!(second.errors.contains(why), "{second:?}");
+        writer.run("ROLLBACK");
+        let first = first.join().unwrap();
+        assert_eq!(first.status, Some(0), "{first:?}");
+        check::run(&dsn, &script);
+    });
+    sql.run("UPDATE t SET b = 2");
+}
+
+#[test]
+fn one_that_is_stopped_says_so_and_can_be_run_again() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    let sql = Sql::connect(&dsn);
+    sql.run(
+        "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL); INSERT INTO t VALUES (1, 1);
+         CREATE PUBLICATION p FOR TABLE t WHERE (b > 0)",
+    );
+    let writer = Sql::connect(&dsn);
+    writer.run("BEGIN; INSERT INTO t VALUES (2, 2)");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
+    command.args(["check", &dsn, "--apply", "--yes"]).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mending = command.spawn().unwrap();
+    let waits =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE UNIQUE INDEX%' AND wait_event_type = 'Lock'";
+    let becomes = |count: &str| {
+        eventually("the build", || Some(sql.value(waits)).filter(|seen| seen == count).ok_or_else(|| sql.value(waits)));
+    };
+    becomes("1");
+    Command::new("kill").args(["-INT", &mending.id().to_string()]).status().unwrap();
+    let stopped = mending.wait_with_output().unwrap();
+    let errors = String::from_utf8_lossy(&stopped.stderr);
+    assert_eq!(stopped.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("stopped") && errors.contains("run this again"), "{errors}");
+    becomes("0");
+    writer.run("ROLLBACK");
+    assert_eq!(sql.value("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('t_identity')"), "f");
+    let again = check::told(&[&dsn, "--apply", "--yes"]);
+    assert_eq!(again.status, Some(0), "{again:?}");
+    sql.run("UPDATE t SET b = 2");
 }
 
 #[test]

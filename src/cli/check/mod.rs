@@ -89,6 +89,10 @@ enum CheckError {
     Unreachable(#[from] ConnectError),
     #[error("{0}")]
     Output(#[from] io::Error),
+    #[error(
+        "stopped: the server ends what was under way within seconds. What was done stays; run this again for the rest"
+    )]
+    Stopped,
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
@@ -96,7 +100,10 @@ pub(super) fn main(args: &Args) -> ExitCode {
         Ok(Ok(is_clean)) => ExitCode::from(u8::from(!is_clean)),
         Ok(Err(error)) => {
             eprintln!("walgate: {error}");
-            UNREACHABLE.into()
+            match error {
+                CheckError::Unreachable(_) | CheckError::Output(_) => UNREACHABLE.into(),
+                CheckError::Stopped => ExitCode::FAILURE,
+            }
         }
         Err(status) => status,
     }

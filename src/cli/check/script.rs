@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 
-use crate::identity::{Audit, Run, Severity, Step, in_comment};
+use crate::identity::{Audit, Run, Severity, Step, block, in_comment};
 use crate::source::catalog::Audited;
 
 /// How long a statement waits for others before it gives up: who waits behind it waits as long.
@@ -15,15 +15,19 @@ pub(super) fn render(audited: &Audited, counts: Severity) -> String {
     let version = (server.version / 10_000, server.version % 10_000);
     let mut text = format!(
         "-- What mends the findings of walgate check on PostgreSQL {}.{}: {}.\n-- psql -v ON_ERROR_STOP=1 runs it; \
-         twice, too. Not in one transaction (psql -1): an index of a large table is built while it is written to.\n",
+         twice, too.{}\n",
         version.0,
         version.1,
-        Some(super::counts(audit)).filter(|counts| !counts.is_empty()).unwrap_or_else(|| "there are none".to_owned())
+        Some(super::counts(audit)).filter(|counts| !counts.is_empty()).unwrap_or_else(|| "there are none".to_owned()),
+        match steps(audit, counts).iter().any(|step| step.run == Run::Alone) {
+            true => " Not in one transaction (psql -1): an index is built while its table is written to.",
+            false => "",
+        }
     );
     if audit.findings.iter().all(|finding| finding.mend.is_none()) {
         return text;
     }
-    let _ = writeln!(text, "SET lock_timeout = '{LOCK_TIMEOUT}';");
+    let _ = writeln!(text, "SET statement_timeout = 0;\nSET lock_timeout = '{LOCK_TIMEOUT}';");
     let mut written = HashSet::new();
     for group in audit.findings.chunk_by(|a, b| a.table == b.table) {
         let mut heading = group.first().and_then(|finding| finding.table.as_ref()).map(|table| {
@@ -65,20 +69,14 @@ fn write_step(text: &mut String, step: &Step, is_run: bool) {
     let _ = writeln!(text, "-- {}", in_comment(&step.comment));
     let sql = &step.sql;
     let statement = match &step.run {
-        Run::Again | Run::Alone | Run::Template => format!("{sql};"),
-        Run::Unless(condition) | Run::Leftover(condition) => {
-            let tag = tag(&[sql, condition]);
-            format!("DO {tag}BEGIN\n    IF NOT {condition} THEN\n        {sql};\n    END IF;\nEND{tag};")
+        Run::Again | Run::Leftover | Run::Template => format!("{sql};"),
+        Run::Alone => format!("SET lock_timeout = 0;\n{sql};\nSET lock_timeout = '{LOCK_TIMEOUT}';"),
+        Run::Unless(condition) => {
+            format!("{};", block(&format!("IF NOT {condition} THEN\n        {sql};\n    END IF;")))
         }
     };
     match is_run && step.run != Run::Template {
         true => _ = writeln!(text, "{statement}"),
         false => _ = writeln!(text, "-- {}", in_comment(&statement)),
     }
-}
-
-/// A dollar quote that does not occur in these.
-fn tag(texts: &[&str]) -> String {
-    let tags = (0..).map(|number| if number == 0 { "$walgate$".to_owned() } else { format!("$walgate{number}$") });
-    tags.into_iter().find(|tag| !texts.iter().any(|text| text.contains(&**tag))).unwrap_or_default()
 }

@@ -5,13 +5,13 @@ use std::io::{self, IsTerminal as _, Write as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::list::{matching, reader};
 use super::mark::{Mark, Standing, is_lost};
 use super::pattern::Pattern;
+use crate::cli::interruption::Interruption;
 use crate::cli::lag::figures::{age, behind};
 use crate::ident::SlotName;
 use crate::lag::{ConsumerReport, Observe, SlotReport, SlotRow};
@@ -36,12 +36,6 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// How zero-cache's sessions are named while it copies tables: its slot is there then, and nobody reads it.
 pub(super) const INITIAL_SYNC: &str = "zero-initial-sync";
 
-/// Somebody wants this to stop.
-pub(super) struct Interruption {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
 /// What is waited for.
 pub(super) struct Awaited<'a> {
     pub(super) pattern: &'a Pattern,
@@ -61,26 +55,6 @@ enum Progress {
     CaughtUp(String),
     /// What is waited for will not come.
     Failed(String),
-}
-
-impl Interruption {
-    /// From now on signals do not end the process.
-    pub(super) fn new() -> io::Result<Interruption> {
-        Ok(Interruption { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Whether it has come.
-    pub(super) async fn is_here(&mut self) -> bool {
-        timeout(Duration::ZERO, self.recv()).await.is_ok()
-    }
-
-    /// Cancel-safe.
-    async fn recv(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 impl Awaited<'_> {
