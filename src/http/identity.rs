@@ -30,7 +30,8 @@ pub(super) struct Wanted {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct IdentityReport {
     findings: Vec<SourceFinding>,
-    tables: usize,
+    /// How many are published, and were looked at; null where that could not be seen of a source.
+    tables: Option<usize>,
     /// When the oldest of the audits was begun.
     observed_at: Option<PgTimestamp>,
 }
@@ -51,7 +52,7 @@ pub(super) async fn identity(
     let refused = |error| Problem::new(StatusCode::BAD_REQUEST, format!("for: {error}"));
     let rule_sets = wanted.r#for.map(|sets| sets.split(',').map(str::parse::<RuleSet>).collect::<Result<_, _>>());
     let rule_sets = rule_sets.transpose().map_err(refused)?;
-    let mut answer = IdentityReport { findings: Vec::new(), tables: 0, observed_at: None };
+    let mut answer = IdentityReport { findings: Vec::new(), tables: Some(0), observed_at: None };
     for source in sources_named(wanted.source.as_deref(), &view)? {
         let report = source.audited(Instant::now());
         let report = report.map_err(|why| Problem::new(StatusCode::SERVICE_UNAVAILABLE, why.to_string()))?;
@@ -67,7 +68,7 @@ pub(super) async fn identity(
                 judged.await.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
             }
         };
-        answer.tables += audit.tables;
+        answer.tables = answer.tables.zip(audit.tables).map(|(sum, tables)| sum + tables);
         let name = || source.name().to_owned();
         answer.findings.extend(audit.findings.into_iter().map(|finding| SourceFinding { source: name(), finding }));
     }

@@ -81,8 +81,8 @@ fn as_sql<S: Serializer>(mend: &Option<Mend>, serializer: S) -> Result<S::Ok, S:
 pub struct Audit {
     /// By table, the worst first.
     pub findings: Vec<Finding>,
-    /// How many tables are published, and were looked at.
-    pub tables: usize,
+    /// How many tables are published, and were looked at; null where the catalog could not be read.
+    pub tables: Option<usize>,
 }
 
 impl Audit {

@@ -226,7 +226,9 @@ fn choose(table: &Relation, evidence: Option<&Evidence>, found: &[Candidate<'_>]
     let known = match evidence {
         None => "Its values were not looked at.".to_owned(),
         Some(Evidence::Denied) => "walgate's role may not look at its values.".to_owned(),
-        Some(Evidence::Unseen) => "Its values could not be looked at in time.".to_owned(),
+        Some(Evidence::Unseen) => {
+            "Its values could not be looked at in time: it is large, or somebody has locked it.".to_owned()
+        }
         Some(Evidence::Seen { rows: 0 | 1, .. }) => "It has too few rows to tell which columns name them.".to_owned(),
         Some(Evidence::Seen { rows, .. }) if lists.is_empty() => {
             format!("No single column is unique and not null in its {rows} rows; a new one would be.")

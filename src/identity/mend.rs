@@ -108,8 +108,8 @@ pub(super) fn use_full(table: &Relation) -> Mend {
     let name = table.table_name();
     Mend::one(
         format!(
-            "Rows of {name} are named by all of their columns: whole old rows go into the WAL. A key is better where one \
-             will do: subscribers before PostgreSQL 16 look through the whole table for each row."
+            "As long as it has no key that does, rows of {name} are named by all of their columns: whole old rows go into \
+             the WAL, and subscribers before PostgreSQL 16 look through the whole table for each."
         ),
         format!("ALTER TABLE {name} REPLICA IDENTITY FULL"),
     )

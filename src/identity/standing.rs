@@ -79,7 +79,7 @@ mod tests {
     }
 
     fn audit(findings: &[Finding]) -> Audit {
-        Audit { findings: findings.to_vec(), tables: findings.len() }
+        Audit { findings: findings.to_vec(), tables: Some(findings.len()) }
     }
 
     #[test]

@@ -86,6 +86,8 @@ fn it_stops_at_the_first_failure_and_says_what_to_do() {
     let keyed =
         "SELECT string_agg(indrelid::regclass::text, ',') FROM pg_index WHERE indisprimary AND indrelid > 16384";
     assert_eq!(sql.value(keyed), "a");
+    let standby = check::told(&[&format!("{dsn} options='-c default_transaction_read_only=on'"), "--apply", "--yes"]);
+    assert!(standby.errors.contains("read-only") && standby.errors.contains("is written to"), "{standby:?}");
 }
 
 #[test]

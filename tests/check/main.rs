@@ -94,6 +94,12 @@ fn a_publication_that_does_not_exist_is_a_finding() {
     let found = findings(&dsn, &["--publication", "nosuch"]);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((&found[0]["rule"], &found[0]["publication"]), (&"pg/publication-missing".into(), &"nosuch".into()));
+    let message = |found: &[serde_json::Value]| found[0]["message"].to_string();
+    assert!(message(&found).contains("does not exist; there is none in this database"), "{found:?}");
+    // The name may be mistyped.
+    Sql::connect(&dsn).run("CREATE PUBLICATION \"Such\" FOR ALL TABLES; CREATE PUBLICATION other");
+    let found = findings(&dsn, &["--publication", "such"]);
+    assert!(message(&found).contains("does not exist; there are: \\\"Such\\\", other"), "{found:?}");
 }
 
 #[test]
@@ -119,6 +125,27 @@ fn what_the_role_may_not_see_is_a_finding() {
     let found = findings(&watcher, &["--publication", "p"]);
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!((&found[0]["rule"], &found[0]["severity"]), (&"pg/no-rights".into(), &"error".into()));
+    // What was not seen is neither nothing nor clean.
+    let body: serde_json::Value = serde_json::from_str(&check::told(&[&watcher, "--format", "json"]).output).unwrap();
+    assert_eq!(body["tables"], serde_json::Value::Null);
+    let told = check::told(&[&watcher]);
+    assert!(told.output.ends_with("Which tables are published could not be seen: 1 error.\n"), "{told:?}");
+    let script = check::script(&watcher, &[]);
+    assert!(script.starts_with("-- What mends the findings of walgate check: 1 error.\n"), "{script}");
+}
+
+/// Two rights are needed to read a table.
+#[test]
+fn what_the_role_lacks_to_read_a_table_is_told_whole() {
+    let server = postgres(14).start().unwrap();
+    let dsn = server.dsn("postgres");
+    Sql::connect(&dsn).run(
+        "CREATE ROLE watcher LOGIN; CREATE SCHEMA \"S\"; CREATE TABLE \"S\".t (a int, b int); CREATE PUBLICATION p FOR ALL TABLES",
+    );
+    let found = findings(&format!("{dsn} user=watcher"), &[]);
+    let denied = found.iter().find(|finding| finding["rule"] == "pg/no-rights").expect("it may not read");
+    let grants = "GRANT USAGE ON SCHEMA \"S\" TO watcher; GRANT SELECT ON \"S\".t TO watcher;";
+    assert!(denied["fix"].as_str().unwrap().contains(grants), "{denied}");
 }
 
 #[test]

@@ -12,12 +12,13 @@ pub(super) const LOCK_TIMEOUT: &str = "3s";
 /// The script, for findings that are at least this bad; what mends the others is in it as a comment.
 pub(super) fn render(audited: &Audited, counts: Severity) -> String {
     let (audit, server) = (&audited.audit, &audited.catalog.server);
-    let version = (server.version / 10_000, server.version % 10_000);
+    let version = match server.version {
+        0 => String::new(),
+        version => format!(" on PostgreSQL {}.{}", version / 10_000, version % 10_000),
+    };
     let mut text = format!(
-        "-- What mends the findings of walgate check on PostgreSQL {}.{}: {}.\n-- psql -v ON_ERROR_STOP=1 runs it; \
+        "-- What mends the findings of walgate check{version}: {}.\n-- psql -v ON_ERROR_STOP=1 runs it; \
          twice, too.{}\n",
-        version.0,
-        version.1,
         Some(super::counts(audit)).filter(|counts| !counts.is_empty()).unwrap_or_else(|| "there are none".to_owned()),
         match steps(audit, counts).iter().any(|step| step.run == Run::Alone) {
             true => " Not in one transaction (psql -1): an index is built while its table is written to.",

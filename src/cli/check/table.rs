@@ -43,13 +43,14 @@ pub(super) fn render(audit: &Audit, counts: Severity, command: &str, coloured: b
         text.push('\n');
     }
     let tables = match audit.tables {
-        0 => "No table is published, so there was nothing to look at".to_owned(),
-        1 => "1 published table was looked at".to_owned(),
-        tables => format!("{tables} published tables were looked at"),
+        None => "Which tables are published could not be seen".to_owned(),
+        Some(0) => "No table is published, so there was nothing to look at".to_owned(),
+        Some(1) => "1 published table was looked at".to_owned(),
+        Some(tables) => format!("{tables} published tables were looked at"),
     };
     let found = super::counts(audit);
     if found.is_empty() {
-        let _ = writeln!(text, "{tables}: {}.", if audit.tables == 0 { "no findings" } else { "clean" });
+        let _ = writeln!(text, "{tables}: {}.", if audit.tables == Some(0) { "no findings" } else { "clean" });
         return text;
     }
     let _ = writeln!(text, "{tables}: {found}.");

@@ -254,7 +254,7 @@ pub fn audit(catalog: &Catalog, survey: &Survey, scope: &Scope) -> Audit {
     });
     findings.dedup();
     let tables: BTreeSet<Oid> = view.published.iter().chain(&view.zero).map(|published| published.table.oid).collect();
-    Audit { findings, tables: tables.len() }
+    Audit { findings, tables: catalog.denied.is_none().then_some(tables.len()) }
 }
 
 /// The tables whose values decide how they can be mended, with the columns to look at.

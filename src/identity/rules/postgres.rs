@@ -350,18 +350,28 @@ fn column_lists_differ(view: &View<'_>, found: &mut Found<'_>) {
     }
 }
 
+/// Publications that a message names.
+const NAMED: usize = 20;
+
 fn publication_missing(view: &View<'_>, found: &mut Found<'_>) {
     let exists = |name: &str| view.catalog.publications.iter().any(|publication| &*publication.name == name);
     let then = match view.catalog.server.major() {
         ..18 => "the stream fails at the next change of any table",
         _ => "the stream goes on without the rows that it would publish",
     };
+    let there: Vec<String> =
+        view.catalog.publications.iter().map(|publication| Identifier(&publication.name).to_string()).collect();
+    let there = match there.len() {
+        0 => "there is none in this database".to_owned(),
+        1..=NAMED => format!("there are: {}", there.join(", ")),
+        many => format!("there are {many} others"),
+    };
     let streamed = view.streamed();
     let named = streamed.iter().flat_map(|(who, names)| names.iter().map(move |name| (who, name)));
     for (who, name) in named.filter(|(_, name)| !exists(name)) {
-        let message = format!("{who} streams it, and it does not exist: {then}: publication \"{name}\" does not exist");
+        let message = format!("{who} streams it, so {then}: publication \"{name}\" does not exist; {there}");
         let template = Mend::template(
-            "Say what it is to publish.",
+            "If that is its name: say what it is to publish.",
             format!("CREATE PUBLICATION {} FOR TABLE <tables>", Identifier(name)),
         );
         found.add(None, Some(name), message, Some(template));
@@ -478,8 +488,11 @@ fn no_rights(view: &View<'_>, found: &mut Found<'_>) {
         let name = table.table_name();
         let message = "walgate's role may not read the table, or not all of its rows, so it cannot tell which columns could \
                        be its key";
-        let mend =
-            Mend::template("And BYPASSRLS, if it has row security.", format!("GRANT SELECT ON {name} TO {role}"));
+        let schema = Identifier(&table.schema);
+        let mend = Mend::template(
+            "And BYPASSRLS, if it has row security.",
+            format!("GRANT USAGE ON SCHEMA {schema} TO {role}; GRANT SELECT ON {name} TO {role}"),
+        );
         found.with(Warning, |found| found.add(Some(table), None, message.to_owned(), Some(mend)));
     }
 }
