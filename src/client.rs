@@ -49,6 +49,8 @@ pub async fn aside<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static)
 pub fn in_words(error: &ureq::Error) -> String {
     match error {
         ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => "its URL cannot be used".into(),
+        ureq::Error::Timeout(_) => "no answer in time".into(),
+        ureq::Error::Io(error) => error.to_string(),
         error => error.to_string(),
     }
 }

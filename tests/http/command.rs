@@ -91,7 +91,7 @@ fn each_outcome_has_its_exit_status() {
     }
 
     let nobody = format!("http://{}", free_address());
-    assert_said(gate(&["check", "blue-green", "--url", &nobody]), 4, "does not answer");
+    assert_said(gate(&["check", "blue-green", "--url", &nobody]), 4, "does not answer: Connection refused");
     assert_said(gate(&["wait", "blue-green", "--url", &nobody, "--timeout", "200ms"]), 4, "does not answer");
     assert_said(gate(&["check", "blue-green", "--url", &format!("{url}/metrics")]), 2, "there is no /metrics/v1/gates");
 }
@@ -162,6 +162,13 @@ fn only_an_answer_to_the_question_counts() {
     assert_said(gate(&["check", "blue-green", "--url", &pass, "--phase", "rollback"]), 4, other);
     assert_said(gate(&["check", "green-blue", "--url", &pass]), 4, other);
     assert_said(gate(&["wait", "green-blue", "--url", &pass, "--timeout", "100ms"]), 4, other);
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mute = format!("http://{}", mute.local_addr().expect("an address"));
+    assert_said(
+        gate(&["check", "blue-green", "--url", &mute, "--timeout", "1ms"]),
+        4,
+        "does not answer: no answer in time",
+    );
     let contradicts = "contradicts itself: 503 Service Unavailable and pass";
     assert_said(gate(&["check", "blue-green", "--url", &parrot("503 Service Unavailable", PASS)]), 4, contradicts);
     let set = parrot("201 Created", FENCE);

@@ -177,9 +177,10 @@ impl Daemon {
             request = request.header("authorization", format!("Bearer {}", token.expose()));
         }
         let request = request.body(()).map_err(usage)?;
-        let failed = |error: &dyn Display| Failure::Unreachable(format!("{} does not answer: {error}", self.url));
-        let mut response = client::agent(timeout, &self.trusted).run(request).map_err(|error| failed(&error))?;
-        let body = response.body_mut().read_to_string().map_err(|error| failed(&error))?;
+        let failed =
+            |error| Failure::Unreachable(format!("{} does not answer: {}", self.url, client::in_words(&error)));
+        let mut response = client::agent(timeout, &self.trusted).run(request).map_err(failed)?;
+        let body = response.body_mut().read_to_string().map_err(failed)?;
         Ok(Answer { status: response.status(), body })
     }
 }
