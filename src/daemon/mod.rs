@@ -130,6 +130,16 @@ impl Kept {
         tokio::spawn(Arc::clone(&keeper).keep(stop.clone()));
         Kept { keeper, _keeping: stop.drop_guard() }
     }
+
+    /// Says so where a fence goes with it: nothing passes until another is set.
+    fn warn_of_fences(&self, why: &str) {
+        for phase in [Phase::Cutover, Phase::Rollback] {
+            if let Some(fence) = self.keeper.standing(phase) {
+                let (gate, target_lsn) = (&self.keeper.terms().name, fence.target_lsn);
+                tracing::warn!(gate, %phase, %target_lsn, "{why}");
+            }
+        }
+    }
 }
 
 struct Daemon {
@@ -218,13 +228,9 @@ impl Daemon {
             }
             self.gates.push(known.unwrap_or_else(|| Kept::start(config, source)));
         }
-        for Kept { keeper, .. } in &before {
-            for phase in [Phase::Cutover, Phase::Rollback] {
-                let Some(fence) = keeper.standing(phase) else { continue };
-                let (gate, target_lsn) = (&keeper.terms().name, fence.target_lsn);
-                tracing::warn!(gate, %phase, %target_lsn, "the gate or its source was changed, so its fence is forgotten");
-            }
-        }
+        before
+            .iter()
+            .for_each(|kept| kept.warn_of_fences("the gate or its source was changed, so its fence is forgotten"));
         for (name, running) in &self.running {
             let gates = self.config.gates.iter().filter(|gate| gate.terms.source == *name);
             running.source().lag().keep_copies(gates.flat_map(|gate| gate.terms.consumers.iter().cloned()));
@@ -239,7 +245,9 @@ impl Daemon {
 
     /// Drains everything.
     async fn end(&mut self) {
-        self.gates.clear();
+        let gates = std::mem::take(&mut self.gates);
+        gates.iter().for_each(|kept| kept.warn_of_fences("walgate ends, so the fence is forgotten"));
+        drop(gates);
         let running = std::mem::take(&mut self.running);
         for running in running.into_values() {
             self.ending.spawn(running.end(self.config.drain_timeout));

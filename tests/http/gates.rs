@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::{HeaderMap, Request};
+use walgate::scratch::Signal;
 
 use crate::support::daemon::{Walgate, free_address};
 use crate::support::{Sql, eventually, postgres};
@@ -153,7 +154,7 @@ fn a_fence_is_set_once_writers_are_gone_and_is_told_everywhere() {
     let listen = free_address();
     let text =
         configuration("listen = \"HTTP\"", &dsn).replace("[[gate]]", &format!("listen = \"{listen}\"\n[[gate]]"));
-    let walgate = Walgate::configured(&text, &listen);
+    let mut walgate = Walgate::configured(&text, &listen);
     eventually("the source to be reached", || match walgate.get("/readyz") {
         (200, _) => Ok(()),
         other => Err(other),
@@ -221,6 +222,9 @@ fn a_fence_is_set_once_writers_are_gone_and_is_told_everywhere() {
     let gone = fence("GET");
     assert!(gone.status == 404 && gone.text.contains("before the gate was changed"), "{}", gone.text);
     assert!(walgate.log().contains("its fence is forgotten gate=\"blue-green\" phase=cutover"), "{}", walgate.log());
+    assert_eq!(fence("POST").status, 201);
+    assert_eq!(walgate.end(Signal::Terminate).code(), Some(0));
+    assert!(walgate.log().contains("so the fence is forgotten gate=\"blue-green\" phase=cutover"), "{}", walgate.log());
 }
 
 #[test]
