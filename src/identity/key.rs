@@ -107,8 +107,15 @@ pub(super) fn question(catalog: &Catalog, table: &Relation) -> Option<Question> 
     Some(Question { table: table.oid, candidates: candidates.map(numbers).collect() })
 }
 
-/// How to name the rows of a table that no key of its own names: by a new one, or by all columns where that does.
-pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, full_does: bool) -> Mend {
+/// How to name the rows of a table that no key of its own names: by a new one, or by all columns where that does. What
+/// works now with all columns is left so where its publications do not let the new one name rows.
+pub(super) fn plan(
+    catalog: &Catalog,
+    survey: &Survey,
+    table: &Relation,
+    full_does: bool,
+    names_rows: &dyn Fn(&[&Column]) -> bool,
+) -> Mend {
     let full = || if full_does { mend::use_full(table) } else { Mend::default() };
     if !table.keys().is_empty() {
         let comment =
@@ -136,7 +143,8 @@ pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, full_do
         && let Some(key) =
             found.iter().find(|candidate| candidate.because.is_some_and(|likely| likely.holds_with(*rows)))
     {
-        let mend = become_key(catalog, keyed, table, key, is_large, *rows);
+        let names = table.identity != IdentitySetting::Full || names_rows(&key.columns);
+        let mend = become_key(catalog, keyed, key, is_large, *rows, Some(table).filter(|_| names));
         // The index of a partitioned table cannot be built while it is written to.
         return if is_large && keyed.is_partitioned() { mend.deferred() } else { mend };
     }
@@ -144,6 +152,7 @@ pub(super) fn plan(catalog: &Catalog, survey: &Survey, table: &Relation, full_do
     // What was not looked at may have a key.
     match evidence {
         Some(Evidence::Seen { .. }) if full_does => choice.then(full()),
+        _ if table.identity == IdentitySetting::Full && !names_rows(&[]) => choice,
         _ => choice.then(named_by_key(table).deferred()),
     }
 }
@@ -189,15 +198,16 @@ fn named_by_key(table: &Relation) -> Mend {
     }
 }
 
-/// Makes columns the key of `keyed`, and of `table`, which is it or a partition of it.
+/// Makes columns the key of `keyed`, and what names the rows of `named`, which is it or a partition of it.
 fn become_key(
     catalog: &Catalog,
     keyed: &Relation,
-    table: &Relation,
     key: &Candidate<'_>,
     is_large: bool,
     rows: u64,
+    named: Option<&Relation>,
 ) -> Mend {
+    let then = named.map(named_by_key).unwrap_or_default();
     let list = mend::list(&key.columns);
     let because = key.because.map(Likely::as_str).unwrap_or_default();
     let because = match rows {
@@ -207,14 +217,15 @@ fn become_key(
     };
     match key.index {
         Some(index) if index.constraint.is_none() && index.plain && !keyed.is_partitioned() => {
-            mend::promote_index(keyed, index, &because).then(named_by_key(table))
+            mend::promote_index(keyed, index, &because).then(then)
         }
         Some(index) if !keyed.is_partitioned() => {
-            mend::forbid_nulls(keyed, &key.columns).then(mend::use_index(keyed, index))
+            let then = named.map(|_| mend::use_index(keyed, index)).unwrap_or_default();
+            mend::forbid_nulls(keyed, &key.columns).then(then)
         }
         _ => {
             let concurrently = is_large && !keyed.is_partitioned();
-            mend::add_primary_key(catalog, keyed, &key.columns, concurrently, &because).then(named_by_key(table))
+            mend::add_primary_key(catalog, keyed, &key.columns, concurrently, &because).then(then)
         }
     }
 }

@@ -56,9 +56,10 @@ impl Mend {
         self
     }
 
-    /// The same, not to be run before a template that it depends on.
+    /// The same, not to be run before a template that it depends on. What it might leave behind is not there yet.
     #[must_use]
     pub(super) fn deferred(mut self) -> Mend {
+        self.steps.retain(|step| step.run != Run::Leftover);
         self.steps.iter_mut().for_each(|step| step.run = Run::Template);
         self
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ident::Oid;
 
-use super::catalog::{Catalog, ColumnNumber, Publication, PublishedTable, Relation, RelationKind};
+use super::catalog::{Catalog, Column, ColumnNumber, Publication, PublishedTable, Relation, RelationKind};
 
 /// A table whose rows a publication publishes: an ordinary one, or a leaf of a partitioned one.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +68,14 @@ impl Catalog {
     }
 }
 
-impl Published<'_> {
+impl<'a> Published<'a> {
+    /// The columns that the publication's WHERE uses, as subscribers see them.
+    pub fn filter_columns(&self) -> impl Iterator<Item = &'a Column> + use<'a> {
+        let shown = self.shown_as;
+        let used = self.entry.and_then(|entry| entry.filtered_by.as_ref()).into_iter().flatten();
+        used.filter_map(|number| shown.column(*number))
+    }
+
     /// Whether a column of the table is published, by its name: subscribers see the topmost table's. Generated columns are
     /// only where a column list names them, or PostgreSQL 18's `publish_generated_columns` includes them.
     pub fn publishes(&self, column: &str) -> bool {

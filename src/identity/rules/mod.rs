@@ -181,40 +181,41 @@ impl<'a> View<'a> {
     /// is of no use.
     fn key(&self, table: &Relation, needs_key: bool) -> Mend {
         let full_does = !needs_key && self.full_does(table);
-        self.use_key(table).unwrap_or_else(|| key::plan(self.catalog, self.survey, table, full_does))
+        let names_rows = |columns: &[&Column]| self.misfit(table, columns).is_none();
+        self.use_key(table).unwrap_or_else(|| key::plan(self.catalog, self.survey, table, full_does, &names_rows))
     }
 
     /// Names the rows of a table by a key that it has, and that all its publications let name them.
     fn use_key(&self, table: &Relation) -> Option<Mend> {
-        let key = table.keys().into_iter().find(|key| self.fits(table, Some(key)))?;
+        let fits = |key: &&Index| self.misfit(table, &mend::columns(table, &key.columns).unwrap_or_default()).is_none();
+        let key = table.keys().into_iter().find(fits)?;
         Some(mend::use_index(table, key))
     }
 
     /// Whether all columns can name its rows. Values that cannot be compared name nothing.
     fn full_does(&self, table: &Relation) -> bool {
-        self.fits(table, None) && table.columns.iter().all(|column| column.comparable)
-    }
-
-    /// Whether an index, or with none all columns, can name the rows of a table as all its publications have them.
-    fn fits(&self, table: &Relation, index: Option<&Index>) -> bool {
-        let named: Vec<&Column> = match index {
-            Some(index) => index.columns.iter().filter_map(|number| table.column(*number)).collect(),
-            None => table.columns.iter().collect(),
-        };
-        let of = self.by_table.get(&table.oid).into_iter().flatten();
-        of.filter(|published| published.publication.needs_identity()).all(|published| {
-            let filter = published.entry.and_then(|entry| entry.filtered_by.as_ref()).into_iter().flatten();
-            let mut filter = filter.filter_map(|number| published.shown_as.column(*number));
+        let refuses = |published: &Published<'_>| {
             let is_listed = published.entry.is_some_and(|entry| entry.columns.is_some());
             // Before PostgreSQL 18 generated columns are in no old row.
-            let is_there = |column: &&Column| match index {
-                None if self.catalog.server.major() < 18 => true,
-                _ => published.publishes(&column.name),
-            };
-            filter.all(|column| named.iter().any(|known| known.name == column.name))
-                && !(is_listed && index.is_none())
-                && named.iter().all(is_there)
+            let is_hidden = |column: &Column| self.catalog.server.major() >= 18 && !published.publishes(&column.name);
+            is_listed || table.columns.iter().any(is_hidden)
+        };
+        !self.naming(table).any(refuses) && table.columns.iter().all(|column| column.comparable)
+    }
+
+    /// A publication of a table whose column list or WHERE does not let these columns name its rows.
+    fn misfit(&self, table: &Relation, columns: &[&Column]) -> Option<&Published<'a>> {
+        self.naming(table).find(|published| {
+            let mut filter = published.filter_columns();
+            !filter.all(|used| columns.iter().any(|column| column.name == used.name))
+                || !columns.iter().all(|column| published.publishes(&column.name))
         })
+    }
+
+    /// A table as its publications have it that must name rows.
+    fn naming(&self, table: &Relation) -> impl Iterator<Item = &Published<'a>> {
+        let of = self.by_table.get(&table.oid).into_iter().flatten();
+        of.filter(|published| published.publication.needs_identity())
     }
 
     /// Who streams which publications: whom the scope names, or else all who are seen.

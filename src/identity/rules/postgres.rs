@@ -181,7 +181,7 @@ fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
         let (left_out, mend) = match published.table.replica_identity() {
             ReplicaIdentity::Missing(_) => continue,
             ReplicaIdentity::Full => {
-                ("the replica identity is FULL, all columns".to_owned(), view.use_key(published.table))
+                ("columns, and the replica identity is FULL, all of them".to_owned(), view.use_key(published.table))
             }
             ReplicaIdentity::Index(index) => {
                 let left_out: Vec<String> = identity_columns(published, index)
@@ -191,7 +191,7 @@ fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
                 if left_out.is_empty() {
                     continue;
                 }
-                (format!("the replica identity has {} besides", left_out.join(", ")), None)
+                (format!("only some columns, without {} of the replica identity", left_out.join(", ")), None)
             }
         };
         let mend = mend.unwrap_or_else(|| {
@@ -201,8 +201,8 @@ fn column_list_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
             )
         });
         let message = format!(
-            "The publication lists columns of it, but {left_out}, so the application's own {}: Column list used by the \
-             publication does not cover the replica identity.",
+            "The publication lists {left_out}, so the application's own {}: Column list used by the publication does not \
+             cover the replica identity.",
             writes(published.publication)
         );
         found.published(published, message, Some(mend));
@@ -222,9 +222,7 @@ fn identity_columns<'a>(
 
 fn row_filter_misses_identity(view: &View<'_>, found: &mut Found<'_>) {
     for published in view.published.iter().filter(|published| published.publication.needs_identity()) {
-        let Some(used) = published.entry.and_then(|entry| entry.filtered_by.as_ref()) else { continue };
-        let used: Vec<&str> =
-            used.iter().filter_map(|number| published.shown_as.column(*number)).map(|column| &*column.name).collect();
+        let used: Vec<&str> = published.filter_columns().map(|column| &*column.name).collect();
         let index = match published.table.replica_identity() {
             ReplicaIdentity::Full => continue,
             ReplicaIdentity::Index(index) => Some(index),
@@ -258,7 +256,20 @@ fn identity_with(view: &View<'_>, published: &Published<'_>, used: &[&str]) -> M
     let more = used.iter().filter_map(|name| table.column_named(name));
     wide.extend(more.filter(|column| !wide.iter().any(|known| known.number == column.number)).collect::<Vec<_>>());
     if wide.iter().all(|column| column.not_null && column.generated.is_none()) {
-        return mend::widen_identity(view.catalog, table, &wide);
+        let widened = mend::widen_identity(view.catalog, table, &wide);
+        return match view.misfit(table, &wide) {
+            None => widened,
+            Some(other) => {
+                let comment = format!(
+                    "{} publishes not all of {}, which are to name the rows: publish them there too, with its WHERE if it \
+                     has one; or leave them out of this WHERE.",
+                    Identifier(&other.publication.name),
+                    mend::list(&wide)
+                );
+                let list = mend::list_columns(other.publication, other.shown_as);
+                Mend::template(comment, list).then(widened.deferred())
+            }
+        };
     }
     if view.is_for_zero(table) || !view.full_does(table) {
         let comment =
@@ -419,8 +430,9 @@ fn identity_full(view: &View<'_>, found: &mut Found<'_>) {
                 incomparable.join(", ")
             ));
         }
-        // FULL may be there just because no key fits the publications.
-        let mend = view.use_key(table).or_else(|| table.keys().is_empty().then(|| view.key(table, true)));
+        // FULL may be there just because no key fits the publications: what their WHERE uses, it names.
+        let takes_key = table.keys().is_empty() && view.misfit(table, &[]).is_none();
+        let mend = view.use_key(table).or_else(|| takes_key.then(|| view.key(table, true)));
         found.published(published, message, mend);
     }
 }
@@ -443,7 +455,7 @@ fn not_published(view: &View<'_>, found: &mut Found<'_>) {
                 *sequences.entry(&relation.schema).or_default() += 1;
                 continue;
             }
-            RelationKind::MaterializedView => "A materialized view is not replicated: refresh it on the target",
+            RelationKind::MaterializedView => "A materialized view is not replicated",
             RelationKind::Foreign => "A foreign table is not replicated",
             _ if relation.unlogged => "An unlogged table is not replicated",
             // Its root tells.

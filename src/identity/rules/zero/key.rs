@@ -38,16 +38,16 @@ pub(super) fn no_key(view: &View<'_>, found: &mut Found<'_>) {
         // Where the application's writes fail, `pg/no-identity` says so; where they do not, they come here.
         let also = match published.table.replica_identity() {
             ReplicaIdentity::Index(_) | ReplicaIdentity::Full => format!(
-                ", and at the first UPDATE or DELETE it stops, and again after each restart: Cannot replicate table \"{}\" \
-                 without a PRIMARY KEY or UNIQUE INDEX",
+                "; and at the first UPDATE or DELETE zero-cache stops, and again after each restart: Cannot replicate table \
+                 \"{}\" without a PRIMARY KEY or UNIQUE INDEX",
                 table.name
             ),
             ReplicaIdentity::Missing(_) => String::new(),
         };
         let message = format!(
             "zero-cache needs a key, a primary key or a unique index over NOT NULL columns that are published, and there is \
-             none: its clients never see the table{also}: The \"{}\" table is missing a primary key or non-null unique \
-             index and thus cannot be synced to the client",
+             none: its clients never see the table: The \"{}\" table is missing a primary key or non-null unique index and \
+             thus cannot be synced to the client{also}",
             lite_name(table)
         );
         about(found, &published, message, key_for_zero(view, table));
