@@ -7,12 +7,13 @@ mod running;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::Display;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -40,48 +41,7 @@ const DESCRIPTORS: (usize, usize) = (2, 64);
 /// If an address cannot be listened at, or the process cannot be set up.
 pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config, E>) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::new()?;
-    let metrics = Metrics::install()?;
-    let view = Arc::new(View::new(metrics));
-    let stop = CancellationToken::new();
-    raise_descriptors(&config);
-    let http = match &config.http {
-        None => None,
-        Some(http) => {
-            let listener = TcpListener::bind(http.listen).await;
-            let listener = listener.map_err(|error| format!("cannot listen at {}: {error}", http.listen))?;
-            view.set_token(http.token.clone());
-            Some((listener, http.tls.clone()))
-        }
-    };
-    let console = Arc::new(Console::new(Arc::clone(&view)));
-    let webhook = Arc::default();
-    let mut daemon = Daemon {
-        config,
-        running: BTreeMap::new(),
-        gates: Vec::new(),
-        ending: JoinSet::new(),
-        view: Arc::clone(&view),
-        console,
-        webhook,
-    };
-    daemon.console.configure(&daemon.config);
-    daemon.webhook.set(daemon.config.webhook.clone());
-    for source in daemon.config.sources.clone() {
-        let name = source.name.clone();
-        let running = Running::start(source, &daemon.console).await?;
-        daemon.webhook.follow(&running.source());
-        daemon.running.insert(name, running);
-    }
-    daemon.keep_gates();
-    daemon.show();
-    let http = match http {
-        None => None,
-        Some((listener, tls)) => {
-            tracing::info!(address = %listener.local_addr()?, "answering HTTP");
-            Some(tokio::spawn(http::serve(listener, tls, Arc::clone(&view), stop.clone())))
-        }
-    };
-
+    let mut daemon = Daemon::start(config, Metrics::install()?).await?;
     loop {
         tokio::select! {
             Some(_) = daemon.ending.join_next() => {}
@@ -103,14 +63,14 @@ pub async fn run<E: Display>(config: Config, reread: impl Fn() -> Result<Config,
             },
         }
     }
-    view.drain();
+    daemon.view.drain();
     tokio::select! {
         () = daemon.end() => tracing::info!("drained"),
         signal = signals.end() => tracing::warn!(signal, "ending at once"),
     }
-    stop.cancel();
+    daemon.stop.cancel();
     // A request that does not end is not waited for.
-    if let Some(http) = http
+    if let Some(http) = daemon.http
         && let Ok(ended) = timeout(LAST_ANSWERS, http).await
     {
         ended??;
@@ -142,7 +102,8 @@ impl Kept {
     }
 }
 
-struct Daemon {
+/// A daemon that runs, and heeds no signals. It is not drained when it is dropped: [`run`] does that.
+pub struct Daemon {
     config: Config,
     running: BTreeMap<String, Running>,
     gates: Vec<Kept>,
@@ -151,6 +112,9 @@ struct Daemon {
     view: Arc<View>,
     console: Arc<Console>,
     webhook: Arc<Webhook>,
+    http: Option<JoinHandle<io::Result<()>>>,
+    /// Ends the HTTP interface.
+    stop: CancellationToken,
 }
 
 /// What a reload does with a source.
@@ -162,6 +126,51 @@ enum Change {
 }
 
 impl Daemon {
+    /// Starts everything; listens at every address when it returns.
+    ///
+    /// # Errors
+    /// If an address cannot be listened at.
+    pub async fn start(config: Config, metrics: Metrics) -> Result<Daemon, Box<dyn Error>> {
+        let view = Arc::new(View::new(metrics));
+        raise_descriptors(&config);
+        let listener = match &config.http {
+            None => None,
+            Some(http) => {
+                let listener = TcpListener::bind(http.listen).await;
+                let listener = listener.map_err(|error| format!("cannot listen at {}: {error}", http.listen))?;
+                view.set_token(http.token.clone());
+                Some((listener, http.tls.clone()))
+            }
+        };
+        let mut daemon = Daemon {
+            config,
+            running: BTreeMap::new(),
+            gates: Vec::new(),
+            ending: JoinSet::new(),
+            console: Arc::new(Console::new(Arc::clone(&view))),
+            view,
+            webhook: Arc::default(),
+            http: None,
+            stop: CancellationToken::new(),
+        };
+        daemon.console.configure(&daemon.config);
+        daemon.webhook.set(daemon.config.webhook.clone());
+        for source in daemon.config.sources.clone() {
+            let name = source.name.clone();
+            let running = Running::start(source, &daemon.console).await?;
+            daemon.webhook.follow(&running.source());
+            daemon.running.insert(name, running);
+        }
+        daemon.keep_gates();
+        daemon.show();
+        if let Some((listener, tls)) = listener {
+            tracing::info!(address = %listener.local_addr()?, "answering HTTP");
+            let serving = http::serve(listener, tls, Arc::clone(&daemon.view), daemon.stop.clone());
+            daemon.http = Some(tokio::spawn(serving));
+        }
+        Ok(daemon)
+    }
+
     /// Makes what runs be what this says. Every new address is listened at before anything is given up.
     ///
     /// # Errors
@@ -279,7 +288,7 @@ struct Signals {
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Signals> {
+    fn new() -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
