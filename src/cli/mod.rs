@@ -117,25 +117,29 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     let level = match cli.command {
-        // What is shown of the demo must not be written across.
-        Command::Demo(_) => "warn",
-        // What goes wrong is the answer.
-        Command::Lag(_) | Command::Check(_) | Command::Slots(_) | Command::Gate(_) => "error",
+        // What goes wrong is the answer, and what is shown must not be written across.
+        Command::Lag(_) | Command::Check(_) | Command::Slots(_) | Command::Gate(_) | Command::Demo(_) => "error",
         _ => "info",
     };
     if let Err(error) = telemetry::init_logs(level) {
         eprintln!("walgate: WALGATE_LOG: {error}");
         return BAD_CONFIG.into();
     }
-    match cli.command {
-        Command::Run(args) => run::main(&args),
-        Command::Lag(args) => lag::main(&args),
-        Command::Check(args) => check::main(&args),
-        Command::Slots(args) => slots::main(&args),
-        Command::Gate(args) => gate::main(&args),
-        Command::Tail(args) => tail::main(&args),
-        Command::Demo(args) => demo::main(&args),
-        Command::Completions(args) => manual::completions(&args, &mut Cli::command()),
-        Command::Man => manual::page(Cli::command()),
+    cli.command.run()
+}
+
+impl Command {
+    fn run(&self) -> ExitCode {
+        match self {
+            Command::Run(args) => run::main(args),
+            Command::Lag(args) => lag::main(args),
+            Command::Check(args) => check::main(args),
+            Command::Slots(args) => slots::main(args),
+            Command::Gate(args) => gate::main(args),
+            Command::Tail(args) => tail::main(args),
+            Command::Demo(args) => demo::main(args),
+            Command::Completions(args) => manual::completions(args, &mut Cli::command()),
+            Command::Man => manual::page(Cli::command()),
+        }
     }
 }

@@ -290,6 +290,12 @@ impl Server {
         self.dsn_at(&self.socket_directory().display().to_string(), self.port, database)
     }
 
+    /// Writes a file of the caller's next to the server's own, which goes when they go. Only the server's user may read it.
+    pub fn keep(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
+        self.write(name, text)?;
+        Ok(self.directory.join(name))
+    }
+
     /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read(self.log_path()).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()

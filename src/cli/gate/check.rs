@@ -60,22 +60,22 @@ pub(super) struct Args {
 
 /// What `/v1/gates/…/check` answers, as far as people are shown it.
 #[derive(Deserialize)]
-pub(super) struct Report {
-    pub(super) gate: String,
-    pub(super) phase: String,
-    pub(super) state: String,
-    pub(super) reason: String,
-    pub(super) checks: Vec<Check>,
-    pub(super) receipt: Option<Receipt>,
+pub(in crate::cli) struct Report {
+    pub(in crate::cli) gate: String,
+    pub(in crate::cli) phase: String,
+    pub(in crate::cli) state: String,
+    pub(in crate::cli) reason: String,
+    pub(in crate::cli) checks: Vec<Check>,
+    pub(in crate::cli) receipt: Option<Receipt>,
 }
 
 #[derive(Deserialize)]
-pub(super) struct Check {
-    pub(super) id: String,
-    pub(super) status: String,
-    pub(super) observed: String,
-    pub(super) expected: String,
-    pub(super) fix: Option<String>,
+pub(in crate::cli) struct Check {
+    pub(in crate::cli) id: String,
+    pub(in crate::cli) status: String,
+    pub(in crate::cli) observed: String,
+    pub(in crate::cli) expected: String,
+    pub(in crate::cli) fix: Option<String>,
 }
 
 pub(super) fn main(args: &Args) -> ExitCode {
