@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod console;
 pub mod daemon;
+pub mod doctor;
 pub mod gate;
 pub mod http;
 pub mod ident;

@@ -4,12 +4,14 @@
 mod check;
 mod columns;
 mod demo;
+mod doctor;
 mod gate;
 mod interruption;
 mod lag;
 mod manual;
 mod output;
 mod run;
+mod severity;
 mod slots;
 mod tail;
 
@@ -27,7 +29,7 @@ use crate::telemetry;
 const BAD_CONFIG: u8 = 64;
 
 /// The commands that a mistake ends with [`BAD_CONFIG`]: their other statuses have meanings of their own.
-const CHECKED: [&str; 4] = ["run", "lag", "check", "slots"];
+const CHECKED: [&str; 5] = ["run", "lag", "check", "slots", "doctor"];
 
 /// The server cannot be reached, or does not answer.
 const UNREACHABLE: u8 = 4;
@@ -55,6 +57,8 @@ enum Command {
     Slots(slots::Args),
     /// Ask whether a cutover may go on and why not, set its fence, compare both sides, check receipts
     Gate(gate::Args),
+    /// Find what is wrong with a server for replication, each with what mends it
+    Doctor(doctor::Args),
     /// Print the changes of publications as they come, decoded, from a temporary slot
     Tail(tail::Args),
     /// See all of it work, on throw-away servers
@@ -118,7 +122,12 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let level = match cli.command {
         // What goes wrong is the answer, and what is shown must not be written across.
-        Command::Lag(_) | Command::Check(_) | Command::Slots(_) | Command::Gate(_) | Command::Demo(_) => "error",
+        Command::Lag(_)
+        | Command::Check(_)
+        | Command::Slots(_)
+        | Command::Gate(_)
+        | Command::Doctor(_)
+        | Command::Demo(_) => "error",
         _ => "info",
     };
     if let Err(error) = telemetry::init_logs(level) {
@@ -136,6 +145,7 @@ impl Command {
             Command::Check(args) => check::main(args),
             Command::Slots(args) => slots::main(args),
             Command::Gate(args) => gate::main(args),
+            Command::Doctor(args) => doctor::main(args),
             Command::Tail(args) => tail::main(args),
             Command::Demo(args) => demo::main(args),
             Command::Completions(args) => manual::completions(args, &mut Cli::command()),

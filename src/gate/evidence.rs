@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::fence::Writer;
 use super::sequence::Sequence;
@@ -317,7 +317,7 @@ pub struct Fork {
 }
 
 /// A subscription on the target.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Subscription {
     /// Its name.
     pub name: String,
@@ -340,13 +340,14 @@ pub struct Subscription {
     /// Conflicts that were counted so far (PostgreSQL 18 and later).
     pub conflicts: Option<u64>,
     /// The errors and conflicts that had been counted when the keeper first looked, or less since.
+    #[serde(skip)]
     pub baseline: Option<u64>,
     /// The transaction that it is told to skip.
     pub skip: Option<Lsn>,
 }
 
 /// The WAL receiver of a standby.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Receiver {
     /// `status` of `pg_stat_wal_receiver`; `None` where none runs.
     pub status: Option<String>,

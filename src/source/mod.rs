@@ -9,6 +9,7 @@ mod auditor;
 mod audits;
 pub mod catalog;
 mod channel;
+pub mod checkup;
 mod connect;
 pub mod dsn;
 mod error;

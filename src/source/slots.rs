@@ -136,6 +136,10 @@ impl SlotSession {
     }
 }
 
-async fn within<T>(limit: Duration, step: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+/// Waits no longer than that.
+pub(super) async fn within<T>(
+    limit: Duration,
+    step: impl Future<Output = Result<T, ConnectError>>,
+) -> Result<T, ConnectError> {
     timeout(limit, step).await.unwrap_or(Err(Failure::Timeout(limit).into()))
 }

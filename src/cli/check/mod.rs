@@ -11,8 +11,8 @@ use std::collections::HashSet;
 use std::io;
 use std::process::ExitCode;
 
-use super::UNREACHABLE;
 use super::output::{is_coloured, print};
+use super::{UNREACHABLE, severity};
 use crate::identity::{Audit, RuleSet, Scope, Severity};
 use crate::source::catalog::{self, Audited, Budget};
 use crate::source::sql::SqlSession;
@@ -156,14 +156,7 @@ fn again(args: &Args, scope: &Scope) -> String {
     format!("walgate check{dsn}{}{fail_on}", scope.flags())
 }
 
-/// How many findings there are of each severity, the worst first.
+/// How many findings there are of each severity.
 fn counts(audit: &Audit) -> String {
-    let of = |severity| audit.findings.iter().filter(|finding| finding.severity == severity).count();
-    let parts = Severity::ALL.map(|severity| (severity, of(severity)));
-    let parts = parts.iter().filter(|(_, count)| *count > 0).map(|(severity, count)| match (severity, count) {
-        (Severity::Info, count) => format!("{count} for information"),
-        (severity, 1) => format!("1 {severity}"),
-        (severity, count) => format!("{count} {severity}s"),
-    });
-    parts.collect::<Vec<_>>().join(", ")
+    severity::counts(audit.findings.iter().map(|finding| finding.severity))
 }

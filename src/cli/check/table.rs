@@ -2,19 +2,15 @@
 
 use std::fmt::Write as _;
 
-use ratatui::crossterm::style::Stylize as _;
-use ratatui::prelude::IntoCrossterm as _;
 use ratatui::style::Color;
 
 use super::script;
+use crate::cli::severity::{color, paint};
 use crate::identity::{Audit, Finding, Severity, in_comment};
 
 /// Everything, ending with how to mend by `command` what is at least as bad as `counts`.
 pub(super) fn render(audit: &Audit, counts: Severity, command: &str, coloured: bool) -> String {
-    let paint = |text: &str, color: Color| match coloured {
-        true => text.with(color.into_crossterm()).to_string(),
-        false => text.to_owned(),
-    };
+    let paint = |text: &str, color| paint(text, color, coloured);
     let mut text = String::new();
     for group in audit.findings.chunk_by(|a, b| a.table == b.table) {
         match group.first().and_then(|finding| finding.table.as_ref()) {
@@ -74,12 +70,4 @@ fn folded(group: &[Finding]) -> Vec<(&Finding, Vec<&str>)> {
         }
     }
     folded
-}
-
-fn color(severity: Severity) -> Color {
-    match severity {
-        Severity::Error => Color::Red,
-        Severity::Warning => Color::Yellow,
-        Severity::Info => Color::DarkGray,
-    }
 }

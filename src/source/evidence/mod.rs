@@ -54,7 +54,7 @@ pub async fn ready(session: &SqlSession) -> Result<(), ConnectError> {
 }
 
 /// Why a look gave nothing.
-enum Unseen {
+pub(super) enum Unseen {
     /// The role lacks a right, in the server's words.
     Denied(String),
     /// The server refuses, or answers what says nothing.
@@ -101,7 +101,7 @@ fn piece<T>(from: &'static str, begun: Instant, seen: Result<T, Unseen>) -> Resu
 
 /// Runs statements in one message, and reads the first column of each of their rows. As text and not prepared: a round trip
 /// less.
-async fn rows<T: DeserializeOwned>(session: &SqlSession, sql: &str) -> Result<Vec<T>, Unseen> {
+pub(super) async fn rows<T: DeserializeOwned>(session: &SqlSession, sql: &str) -> Result<Vec<T>, Unseen> {
     let mut rows = Vec::new();
     for message in session.simple_query(sql).await? {
         if let SimpleQueryMessage::Row(row) = message {
@@ -113,7 +113,7 @@ async fn rows<T: DeserializeOwned>(session: &SqlSession, sql: &str) -> Result<Ve
 }
 
 /// Asks for the one row that there is.
-async fn row<T: DeserializeOwned>(session: &SqlSession, sql: &str) -> Result<T, Unseen> {
+pub(super) async fn row<T: DeserializeOwned>(session: &SqlSession, sql: &str) -> Result<T, Unseen> {
     rows(session, sql).await?.pop().ok_or_else(|| unexpected("no row".into()))
 }
 

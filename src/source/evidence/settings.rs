@@ -51,13 +51,15 @@ struct Row {
 /// If the session is lost.
 pub async fn settings(session: &SqlSession) -> Result<Piece<Settings>, ConnectError> {
     let begun = Instant::now();
-    piece("pg_settings", begun, look(session).await)
+    let seen = match look(session).await {
+        Ok((_, false)) => Err(Unseen::Reason(format!("background workers are hidden; {GRANT_MONITOR}"))),
+        seen => seen.map(|(settings, _)| settings),
+    };
+    piece("pg_settings", begun, seen)
 }
 
-async fn look(session: &SqlSession) -> Result<Settings, Unseen> {
+/// The same for any role, and whether it sees all background workers: else their number is not what it seems.
+pub(in crate::source) async fn look(session: &SqlSession) -> Result<(Settings, bool), Unseen> {
     let Row { settings, sees } = row(session, SETTINGS).await?;
-    if !sees {
-        return Err(Unseen::Reason(format!("background workers are hidden; {GRANT_MONITOR}")));
-    }
-    Ok(settings)
+    Ok((settings, sees))
 }

@@ -78,11 +78,22 @@ pub async fn subscriptions(session: &SqlSession) -> Result<Piece<Vec<Subscriptio
     piece("pg_subscription", begun, look(session).await)
 }
 
-async fn look(session: &SqlSession) -> Result<Vec<Subscription>, Unseen> {
+/// The same for any role, but for how far they have applied: PostgreSQL's own, and pglogical's.
+pub(in crate::source) async fn states(session: &SqlSession) -> Result<[Vec<Subscription>; 2], Unseen> {
+    let (own, others) = read(session).await?;
+    Ok([own.into_iter().map(Subscription::from).collect(), others])
+}
+
+async fn read(session: &SqlSession) -> Result<(Vec<Row>, Vec<Subscription>), Unseen> {
     let [skip, stats] = if session.server_major().is_some_and(|major| major < 15) { BEFORE_15 } else { SINCE_15 };
     let sql = SUBSCRIPTIONS.replace("{skip}", skip).replace("{stats}", stats);
     let found: Vec<Row> = rows(session, &sql).await?;
     let others = if row(session, PGLOGICAL).await? { pglogical::subscriptions(session).await? } else { Vec::new() };
+    Ok((found, others))
+}
+
+async fn look(session: &SqlSession) -> Result<Vec<Subscription>, Unseen> {
+    let (found, others) = read(session).await?;
     if found.is_empty() && others.is_empty() {
         return Ok(Vec::new());
     }

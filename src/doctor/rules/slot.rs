@@ -1,0 +1,132 @@
+//! Slots. Sources: the manual's page of `pg_replication_slots` (`wal_status`, `safe_wal_size`, `invalidation_reason`),
+//! `CreateDecodingContext` in `logical.c` and `ReplicationSlotAcquire` in `slot.c`.
+
+use super::{Found, Rule, advice, choice, many, set};
+use crate::doctor::checkup::{Checkup, Slot};
+use crate::identity::Severity::{Error, Warning};
+use crate::lag::SlotKind;
+use crate::units::{age, size};
+
+pub(super) const RULES: &[Rule] = &[
+    Rule { id: "slot/lost", severity: Error, check: lost },
+    Rule { id: "slot/near-loss", severity: Error, check: near_loss },
+    Rule { id: "slot/unread", severity: Warning, check: unread },
+    Rule { id: "slot/pins-wal", severity: Warning, check: pins_wal },
+];
+
+/// The part of its allowance that a slot is to have left, as the alert WalgateSlotNearLoss has it.
+const LEFT: f64 = 0.2;
+
+fn is_lost(slot: &Slot) -> bool {
+    slot.report.wal_status.as_deref() == Some("lost") || slot.report.invalidation_reason.is_some()
+}
+
+fn drop_it(slot: &Slot, warning: &str) -> String {
+    choice(&format!("SELECT pg_drop_replication_slot('{}')", slot.report.slot), warning)
+}
+
+fn kept(slot: &Slot) -> String {
+    slot.report.retained_wal_bytes.map_or("an unknown amount".into(), size)
+}
+
+fn lost(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
+    for slot in checkup.slots.iter().filter(|slot| is_lost(slot)) {
+        let error = match (slot.report.kind, checkup.server.major) {
+            (_, ..18) => "can no longer get changes from replication slot",
+            (_, _) => "can no longer access replication slot",
+        };
+        let why = slot.report.invalidation_reason.as_deref().unwrap_or("wal_removed");
+        let name = &slot.report.slot;
+        let message = format!("It is lost ({why}): its consumer gets nothing any more: {error} \"{name}\"");
+        let mend = vec![
+            advice(
+                "its consumer needs a new initial copy; zero-cache: walgate slots reset; a subscription: make it anew",
+            ),
+            drop_it(slot, "it is of no use any more"),
+        ];
+        found.add(name.as_str(), message, mend);
+    }
+    (!checkup.slots.is_empty()).then(|| format!("{}, none lost", many(checkup.slots.len(), "slot")))
+}
+
+fn near_loss(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
+    let keep = checkup.setting("max_slot_wal_keep_size").unwrap_or("-1");
+    let mut least: Option<u64> = None;
+    for slot in checkup.slots.iter().filter(|slot| !is_lost(slot)) {
+        let left = slot.report.safe_wal_bytes.map(|left| u64::try_from(left).unwrap_or(0));
+        least = least.into_iter().chain(left).min();
+        let unreserved = slot.report.wal_status.as_deref() == Some("unreserved");
+        let small = left.zip(slot.report.retained_wal_bytes);
+        let small = small.is_some_and(|(left, kept)| (left as f64) < LEFT * (left as f64 + kept as f64));
+        if unreserved || small {
+            let when = match left {
+                _ if unreserved => "the next checkpoint may take what it needs".to_owned(),
+                left => format!("{} more WAL and it is lost", size(left.unwrap_or(0))),
+            };
+            let message = format!(
+                "It keeps {} of max_slot_wal_keep_size = {keep}: {when}, and its consumer needs a new initial copy",
+                kept(slot)
+            );
+            let mut mend =
+                vec![advice("gain time first, as much as the disk has room for; then get its consumer going")];
+            mend.push(advice("ALTER SYSTEM SET max_slot_wal_keep_size = '<more>'; SELECT pg_reload_conf();"));
+            found.add(slot.report.slot.as_str(), message, mend);
+        }
+    }
+    let least =
+        least.map_or("and no limit to what they may keep".into(), |least| format!("{} at the least", size(least)));
+    (!checkup.slots.is_empty()).then(|| format!("room until a slot is lost: {least}"))
+}
+
+/// Those of a standby that are kept in step with the primary's are not to be read there.
+fn unread(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
+    let limited = checkup.setting("max_slot_wal_keep_size").is_some_and(|size| size != "-1");
+    let unread = |slot: &&Slot| !slot.report.active && !slot.synced && !is_lost(slot);
+    for slot in checkup.slots.iter().filter(unread) {
+        let since = slot.report.inactive_since.map(|since| checkup.server.time.since(since).as_secs_f64());
+        let since = since.map_or(String::new(), |seconds| format!(", for {}", age(seconds.round())));
+        let keeps = match (slot.report.restart_lsn, limited) {
+            (None, _) => "it keeps no WAL, and one of max_replication_slots".to_owned(),
+            (Some(_), true) => format!("it keeps {} of WAL, and more with each write until it is lost", kept(slot)),
+            (Some(_), false) => {
+                format!(
+                    "it keeps {} of WAL, and more with each write until the disk is full and the server stops",
+                    kept(slot)
+                )
+            }
+        };
+        let dead = match slot.report.kind {
+            SlotKind::Logical => " and dead rows of the catalog",
+            SlotKind::Physical => "",
+        };
+        let message = format!("Nobody reads it{since}: {keeps}{dead}");
+        let mut mend = vec![advice("start its consumer")];
+        if !limited && slot.report.restart_lsn.is_some() {
+            mend.extend(set("max_slot_wal_keep_size", "'<what the disk has room for>'", false).into_iter().map(
+                |line| {
+                    if line.starts_with("--") { line } else { advice(line) }
+                },
+            ));
+        }
+        mend.push(drop_it(slot, "only if its consumer is gone for good: it would need a new initial copy"));
+        found.add(slot.report.slot.as_str(), message, mend);
+    }
+    let read = checkup.slots.iter().filter(|slot| slot.report.active).count();
+    (!checkup.slots.is_empty()).then(|| format!("{} read", many(read, "slot")))
+}
+
+fn pins_wal(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
+    let pins = |slot: &&Slot| slot.report.active && slot.report.wal_status.as_deref() == Some("extended");
+    for slot in checkup.slots.iter().filter(pins) {
+        let message = format!(
+            "It is read, and keeps {} of WAL all the same, more than max_wal_size: its consumer is behind, or a transaction is \
+             open since",
+            kept(slot)
+        );
+        let mend =
+            advice("walgate lag DSN tells which, and how far behind; transactions that are open are listed here");
+        found.add(slot.report.slot.as_str(), message, vec![mend]);
+    }
+    let most = checkup.slots.iter().filter_map(|slot| slot.report.retained_wal_bytes).max()?;
+    Some(format!("{} of WAL kept at the most", size(most)))
+}
