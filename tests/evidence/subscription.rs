@@ -90,6 +90,18 @@ async fn a_healthy_subscription_tells_the_end_of_the_last_commit_that_it_has_app
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_names_what_can_be_no_slot_reads_none() {
+    let scene = Scene::start(18);
+    scene
+        .sql
+        .run("CREATE SUBSCRIPTION \"From Blue\" CONNECTION 'host=blue.invalid' PUBLICATION p WITH (connect = false)");
+    scene.sql.run("GRANT EXECUTE ON FUNCTION pg_show_replication_origin_status() TO walgate");
+    let found = seen(subscriptions(&scene.session("walgate", "postgres").await).await);
+    let found: Vec<_> = found.iter().map(|s| (s.name.as_str(), &s.slot, s.enabled)).collect();
+    assert_eq!(found, [("From Blue", &None, false)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_whose_worker_fails_does_not_run_and_counts_its_errors() {
     for major in 14..=18 {
         let subscribed = Subscribed::start(major).await;

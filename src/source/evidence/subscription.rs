@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{Unseen, pglogical, piece, row, rows};
 use crate::gate::{Piece, Subscription};
-use crate::ident::{SlotName, TableName};
+use crate::ident::TableName;
 use crate::lsn::Lsn;
 use crate::source::error::ConnectError;
 use crate::source::sql::SqlSession;
@@ -52,7 +52,8 @@ const PGLOGICAL: &str = "SELECT to_json(EXISTS (SELECT FROM pg_extension WHERE e
 struct Row {
     name: String,
     origin: String,
-    slot: Option<SlotName>,
+    /// Made without connecting, it may be called as no slot can be.
+    slot: Option<String>,
     publications: Vec<String>,
     enabled: bool,
     /// There is an apply worker.
@@ -125,7 +126,7 @@ impl From<Row> for Subscription {
         };
         Subscription {
             name: row.name,
-            slot: row.slot,
+            slot: row.slot.and_then(|name| name.parse().ok()),
             enabled: row.enabled,
             running: row.started && row.received,
             status: Some(status.into()),
