@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::gate::{Receiver, Subscription};
-use crate::identity::{Audit, Finding};
+use crate::identity::{Finding, RuleSet};
 use crate::lag::SlotReport;
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
@@ -314,14 +314,6 @@ pub struct Identity {
     pub findings: Vec<Finding>,
     /// How many tables are published.
     pub tables: usize,
-    /// `--for`, as `walgate check` takes it.
-    #[serde(skip)]
-    pub flags: String,
-}
-
-impl Identity {
-    /// What was found by an audit with these flags.
-    pub fn new(audit: Audit, flags: String) -> Identity {
-        Identity { findings: audit.findings, tables: audit.tables, flags }
-    }
+    /// By whose rules, besides PostgreSQL's own.
+    pub rule_sets: BTreeSet<RuleSet>,
 }

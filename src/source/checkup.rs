@@ -130,28 +130,40 @@ pub async fn checkup(connector: &Connector, scope: &Scope) -> Result<Checkup, Co
     let basis = within(DEADLINE, async { basis(session).await }).await?;
     let role = Identifier(&basis.role);
     let monitor = format!("GRANT pg_monitor TO {role};");
-    let hidden = || Look::missing("other roles' sessions are hidden", Some(monitor.clone()));
     let limits = within(DEADLINE, async { look(settings::look(session).await, None) }).await?;
     let transactions = match basis.sees {
         true => all(session, &TRANSACTIONS.replace("{words}", WORDS), None).await?,
-        false => hidden(),
+        false => Look::missing("other roles' sessions are hidden", Some(monitor.clone())),
     };
     let receiver = match seen.in_recovery {
         true => Some(within(DEADLINE, receiver::receiver(session)).await?.into()),
         false => None,
     };
-    let replication = timeline::timeline_of(connector, session.host());
-    let checkup = Checkup {
-        senders: all(session, SENDERS, None).await?,
+    let replication =
+        within(DEADLINE, async { Ok(timeline::timeline_of(connector, session.host()).await.history) }).await;
+    let replication = match replication {
+        Ok(history) => Look::from(history).map(|_| true),
+        Err(error) => Look::missing(error.to_string(), None),
+    };
+    let subscriptions = subscriptions(session).await?;
+    let senders = all(session, SENDERS, None).await?;
+    let prepared = all(session, PREPARED, None).await?;
+    let waits = all(session, &WAITS.replace("{words}", WORDS), None).await?;
+    let wal = one(all(session, WAL, Some(&monitor)).await?);
+    let archiver = one(all(session, ARCHIVER, None).await?);
+    // It sets limits of its own.
+    let (publications, identity) = published(session, scope).await?;
+    Ok(Checkup {
+        senders,
         transactions,
-        prepared: all(session, PREPARED, None).await?,
-        waits: all(session, &WAITS.replace("{words}", WORDS), None).await?,
-        wal: one(all(session, WAL, Some(&monitor)).await?),
-        archiver: one(all(session, ARCHIVER, None).await?),
+        prepared,
+        waits,
+        wal,
+        archiver,
         receiver,
-        subscriptions: subscriptions(session).await?,
+        subscriptions,
         limits: limits.map(|(settings, sees)| limits_of(&settings, sees)),
-        replication: within(DEADLINE, async { Ok(Look::from(replication.await.history).map(|_| true)) }).await?,
+        replication,
         server: Server {
             host: session.host().to_string(),
             version: session.server_version().unwrap_or_default().to_owned(),
@@ -169,30 +181,30 @@ pub async fn checkup(connector: &Connector, scope: &Scope) -> Result<Checkup, Co
         replication_roles: basis.replication_roles,
         settings: basis.settings,
         pending_restart: basis.pending_restart,
-        publications: Look::missing("", None),
-        identity: Look::missing("", None),
-    };
-    published(session, scope, checkup).await
+        publications,
+        identity,
+    })
 }
 
-/// Adds what is published, and what is wrong with it. Tables are not read for it: a server that is ill is spared.
-async fn published(session: &SqlSession, scope: &Scope, mut checkup: Checkup) -> Result<Checkup, ConnectError> {
+/// What is published, and what is wrong with it. Tables are not read for it: a server that is ill is spared.
+async fn published(
+    session: &SqlSession,
+    scope: &Scope,
+) -> Result<(Look<Vec<Publication>>, Look<Identity>), ConnectError> {
     let catalog = match catalog::read(session).await {
         Ok(catalog) => catalog,
         Err(error) => {
             let why = error.server_error().map(ToString::to_string).ok_or(error)?;
-            checkup.publications = Look::missing(why.clone(), None);
-            checkup.identity = Look::missing(why, None);
-            return Ok(checkup);
+            return Ok((Look::missing(why.clone(), None), Look::missing(why, None)));
         }
     };
-    checkup.publications = match &catalog.denied {
+    let publications = match &catalog.denied {
         Some(denied) => Look::missing(denied.clone(), None),
         None => Look::Seen(catalog.publications.iter().map(|publication| summary(&catalog, publication)).collect()),
     };
     let audit = identity::audit(&catalog, &Survey::default(), scope);
-    checkup.identity = Look::Seen(Identity::new(audit, scope.flags()));
-    Ok(checkup)
+    let identity = Identity { findings: audit.findings, tables: audit.tables, rule_sets: scope.rule_sets.clone() };
+    Ok((publications, Look::Seen(identity)))
 }
 
 fn summary(catalog: &Catalog, publication: &identity::catalog::Publication) -> Publication {

@@ -19,12 +19,16 @@ pub(super) fn render(checkup: &Checkup, diagnosis: &Diagnosis, coloured: bool) -
     text.push_str("\n\n");
     for group in diagnosis.problems.chunk_by(|a, b| a.about() == b.about()) {
         let _ = writeln!(text, "{}", group.first().map(|problem| problem.about()).unwrap_or_default());
-        for problem in group {
+        for (number, problem) in group.iter().enumerate() {
             let severity = paint(&format!("{:<7}", problem.severity), color(problem.severity), coloured);
             let subject = in_comment(&problem.subject);
             let space = if subject.is_empty() { "" } else { "  " };
             let _ = writeln!(text, "  {severity}  {}{space}{subject}", problem.rule);
             let _ = writeln!(text, "           {}", in_comment(&problem.message));
+            // Once for all that it mends.
+            if group.get(number + 1).is_some_and(|next| next.mend == problem.mend) {
+                continue;
+            }
             for (number, line) in problem.mend.iter().enumerate() {
                 let heading = if number == 0 { "mend" } else { "" };
                 let _ = writeln!(text, "  {heading:<7}  {}", paint(&in_comment(line), Color::Cyan, coloured));

@@ -24,6 +24,9 @@ pub(super) const RULES: &[Rule] = &[
 /// How long a lock may be waited for: what `deadlock_timeout`, and with it `log_lock_waits`, takes for long by default.
 const WAITED: f64 = 1.0;
 
+/// What stands for a prepared transaction among process ids (`pg_blocking_pids`).
+const PREPARED: i32 = 0;
+
 /// How long a transaction may be open, as gates have it.
 fn usual() -> Duration {
     Limits::default().transaction
@@ -79,10 +82,14 @@ fn idle(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
 }
 
 fn long(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
-    for transaction in old(checkup)?.filter(|transaction| !is_idle(transaction)) {
+    // Who waits for a lock is told of by whom it waits for.
+    let works = |transaction: &&Transaction| {
+        !is_idle(transaction) && !transaction.waits_for.as_deref().is_some_and(|event| event.starts_with("Lock "))
+    };
+    for transaction in old(checkup)?.filter(works) {
         let command = transaction.command.as_deref().map(|command| format!(" with {command}")).unwrap_or_default();
         let message = format!(
-            "{}{} is at work{command}, its transaction open for {}: {}",
+            "It is at work{command} as a {}{}, its transaction open for {}: {}",
             transaction.kind,
             of(transaction),
             age(transaction.open_seconds.round()),
@@ -120,100 +127,100 @@ fn prepared(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     Some(format!("{} prepared, none for more than {}", many(prepared.len(), "transaction"), age(usual().as_secs_f64())))
 }
 
-/// Who is before everybody that waits for long, by whom they wait for in the end.
-fn queues(waits: &[Wait]) -> BTreeMap<i32, Vec<&Wait>> {
+/// Those who wait for long, by whom they wait for in the end: who waits behind somebody that waits, waits for whom that one
+/// waits for.
+fn queues(waits: &[Wait]) -> BTreeMap<BTreeSet<i32>, Vec<&Wait>> {
     let behind: BTreeMap<i32, &[i32]> = waits.iter().map(|wait| (wait.pid, wait.behind.as_slice())).collect();
-    let mut queues: BTreeMap<i32, Vec<&Wait>> = BTreeMap::new();
+    let mut queues: BTreeMap<BTreeSet<i32>, Vec<&Wait>> = BTreeMap::new();
     for wait in waits.iter().filter(|wait| wait.seconds.is_some_and(|seconds| seconds > WAITED)) {
-        let (mut known, mut next) = (BTreeSet::from([wait.pid]), wait.behind.clone());
+        let (mut heads, mut known, mut next) = (BTreeSet::new(), BTreeSet::from([wait.pid]), wait.behind.clone());
         while let Some(pid) = next.pop() {
             if !known.insert(pid) {
                 continue;
             }
             match behind.get(&pid) {
                 Some(before) => next.extend_from_slice(before),
-                None => queues.entry(pid).or_default().push(wait),
+                None => drop(heads.insert(pid)),
             }
         }
+        queues.entry(heads).or_default().push(wait);
     }
     queues
 }
 
 fn slot_creation(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     let waits = checkup.waits.seen()?;
-    for (head, waiting) in queues(waits) {
-        if let Some(wait) = waiting.iter().find(|wait| wait.creates_slot) {
+    for (heads, waiting) in queues(waits) {
+        for wait in waiting.iter().filter(|wait| wait.creates_slot) {
             let slot = checkup.slots.iter().find(|slot| slot.report.active_pid == Some(wait.pid));
-            let slot = slot.map_or("A slot".to_owned(), |slot| format!("Slot {}", slot.report.slot));
             let message = format!(
-                "{slot} is being made for {}, by pid {}{}, which waits for {} to end: its consumer does not start before",
-                age(wait.seconds.unwrap_or_default().round()),
+                "It is being made by pid {}{}, which waits for {} for transactions to end that were open when it began, and its \
+                 consumer with it. Before it: {}",
                 wait.pid,
                 who(wait.name.as_deref(), wait.user.as_deref(), wait.database.as_deref()),
-                describe(checkup, head)
+                waited(wait),
+                described(checkup, &heads)
             );
-            found.add(subject(head), message, vec![release(head)]);
+            let slot = slot.map_or("a slot", |slot| slot.report.slot.as_str());
+            found.add(slot, message, release(&heads));
         }
     }
-    Some("no slot waits for a transaction to be made".into())
+    Some("no slot waits for transactions to be made".into())
 }
 
 fn queue(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     let waits = checkup.waits.seen()?;
-    for (head, waiting) in queues(waits) {
+    for (heads, waiting) in queues(waits) {
         let waiting: Vec<&Wait> = waiting.into_iter().filter(|wait| !wait.creates_slot).collect();
-        // The one next to it, who keeps the others waiting.
-        let Some(first) = waiting.iter().find(|wait| wait.behind.contains(&head)).or(waiting.first()) else { continue };
-        let table = first.table.as_deref().map_or(format!("a {}", first.on), str::to_owned);
-        let others = match waiting.len() - 1 {
+        // They come in the order in which they began to wait.
+        let Some((first, others)) = waiting.split_first() else { continue };
+        let on = first.table.as_deref().map_or(format!("a {}", first.on), str::to_owned);
+        let command = first.command.as_deref().map(|command| format!(" with {command}")).unwrap_or_default();
+        let then = match others.len() {
             0 => String::new(),
-            others => format!(", with {} behind it", many(others, "session")),
+            others => format!(", and {} after it", many(others, "session")),
         };
-        let command = first.command.as_deref().map(|command| format!(" ({command})")).unwrap_or_default();
         let message = format!(
-            "{} keeps pid {}{command} waiting for {} on {table} for {}{others}: DDL, and after it whoever reads or writes there, \
-             comes to a halt",
-            capital(&describe(checkup, head)),
-            first.pid,
+            "It waits{command}{} for {} for {} on {on}{then}. Before it: {}",
+            who(first.name.as_deref(), first.user.as_deref(), first.database.as_deref()),
+            waited(first),
             first.mode,
-            age(first.seconds.unwrap_or_default().round())
+            described(checkup, &heads)
         );
-        let mut mend = vec![release(head)];
-        if first.mode == "AccessExclusiveLock" {
-            mend.push(advice(format!("or let the others through for now: SELECT pg_cancel_backend({});", first.pid)));
+        let mut mend = release(&heads);
+        if first.mode == "AccessExclusiveLock" && !others.is_empty() {
+            let sql = format!("SELECT pg_cancel_backend({})", first.pid);
+            mend.push(choice(&sql, "or this: it gives up for now, and lets those after it through"));
         }
-        found.add(subject(head), message, mend);
+        let severity = if others.is_empty() { found.rule.severity } else { Error };
+        found.with(severity, format!("pid {}", first.pid), message, mend);
     }
     Some(format!("{} for a lock, none for more than {}", many(waits.len(), "wait"), age(WAITED)))
 }
 
-fn subject(head: i32) -> String {
-    if head == 0 { "a prepared transaction".into() } else { format!("pid {head}") }
+fn waited(wait: &Wait) -> String {
+    age(wait.seconds.unwrap_or_default().round())
 }
 
-fn describe(checkup: &Checkup, head: i32) -> String {
+/// Who is before the others.
+fn described(checkup: &Checkup, heads: &BTreeSet<i32>) -> String {
     let transactions = checkup.transactions.seen().map(Vec::as_slice).unwrap_or_default();
-    match transactions.iter().find(|transaction| transaction.pid == head) {
-        Some(transaction) => {
+    let describe = |head: &i32| match (*head, transactions.iter().find(|transaction| transaction.pid == *head)) {
+        (PREPARED, _) => "a prepared transaction".to_owned(),
+        (_, Some(transaction)) => {
             let state = transaction.state.as_deref().unwrap_or(&transaction.kind);
-            format!(
-                "pid {head}{}, {state}, its transaction open for {},",
-                of(transaction),
-                age(transaction.open_seconds.round())
-            )
+            let open = age(transaction.open_seconds.round());
+            format!("pid {head}{}, {state}, its transaction open for {open}", of(transaction))
         }
-        None => subject(head),
-    }
+        (_, None) => format!("pid {head}"),
+    };
+    heads.iter().map(describe).collect::<Vec<_>>().join("; ")
 }
 
-fn release(head: i32) -> String {
-    match head {
-        0 => advice("commit it or roll it back: SELECT * FROM pg_prepared_xacts;"),
+fn release(heads: &BTreeSet<i32>) -> Vec<String> {
+    let release = |head: &i32| match *head {
+        PREPARED => advice("commit the prepared transaction, or roll it back: SELECT * FROM pg_prepared_xacts;"),
         head => end(head),
-    }
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
+    };
+    heads.iter().map(release).collect()
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::Problem;
 use super::checkup::Checkup;
-use crate::identity::{Severity, in_comment};
+use crate::identity::{Scope, Severity, in_comment};
 
 /// A rule.
 pub(super) struct Rule {
@@ -50,6 +50,8 @@ const NAMED: usize = 3;
 /// The findings of `walgate check`, one for each rule.
 pub(super) fn of_tables(checkup: &Checkup) -> Vec<Problem> {
     let Some(identity) = checkup.identity.seen() else { return Vec::new() };
+    let scope = Scope { rule_sets: identity.rule_sets.clone(), publications: Vec::new() };
+    let mend = advice(format!("walgate check DSN{} shows all of it, with the SQL for each", scope.flags()));
     let mut by_rule: BTreeMap<(&'static str, Severity), Vec<_>> = BTreeMap::new();
     for finding in &identity.findings {
         by_rule.entry((finding.rule, finding.severity)).or_default().push(finding);
@@ -61,8 +63,7 @@ pub(super) fn of_tables(checkup: &Checkup) -> Vec<Problem> {
         places.truncate(NAMED);
         let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         let message = findings.first().map(|finding| finding.message.clone()).unwrap_or_default();
-        let mend = format!("walgate check DSN{} shows all of it, with the SQL for each", identity.flags);
-        Problem { rule, severity, subject: format!("{}{more}", places.join("; ")), message, mend: vec![advice(mend)] }
+        Problem { rule, severity, subject: format!("{}{more}", places.join("; ")), message, mend: vec![mend.clone()] }
     });
     problems.collect()
 }
@@ -84,15 +85,10 @@ fn choice(sql: &str, warning: &str) -> String {
     format!("-- {};  -- {}", in_comment(sql), in_comment(warning))
 }
 
-/// Sets a setting of the server, and what makes it count.
-fn set(name: &str, value: &str, restart: bool) -> Vec<String> {
-    let effect = if restart { "a restart makes it count" } else { "counts when the configuration is read again" };
-    let mut mend = vec![advice(format!("{effect}; a managed service has its own place for settings"))];
-    mend.push(format!("ALTER SYSTEM SET {name} = {value};"));
-    if !restart {
-        mend.push("SELECT pg_reload_conf();".into());
-    }
-    mend
+/// Sets a setting of the server that a restart makes count.
+fn set(name: &str, value: &str) -> Vec<String> {
+    let how = advice("counts after a restart; a managed service has its own place for settings");
+    vec![how, format!("ALTER SYSTEM SET {name} = {value};")]
 }
 
 /// One, or several of it.

@@ -35,7 +35,7 @@ fn wal_level(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         );
         let mend = match checkup.pending_restart.contains("wal_level") {
             true => vec![advice("it is changed in the configuration already: restart the server")],
-            false => set("wal_level", "logical", true),
+            false => set("wal_level", "logical"),
         };
         found.with(severity, "", message, mend);
     }
@@ -56,10 +56,10 @@ fn capacity(
     let free = limit.most.saturating_sub(used);
     if free < 2 {
         let severity = if free == 0 { found.rule.severity } else { Warning };
-        let left = if free == 0 { "none is left" } else { "one is left" };
-        let message = format!("{used} of {setting} = {} are in use, {left}: {then}", limit.most);
+        let left = if free == 0 { "none is left:" } else { "one is left; after that" };
+        let message = format!("{used} of {setting} = {} are in use, {left} {then}", limit.most);
         let mut mend: Vec<String> = first.into_iter().collect();
-        mend.extend(set(setting, &(limit.most + 4).to_string(), true));
+        mend.extend(set(setting, &(limit.most + 4).to_string()));
         found.with(severity, "", message, mend);
     }
     Some(format!("{used} of {} {what} in use", limit.most))
@@ -119,13 +119,14 @@ fn replication(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     let role = &checkup.server.role;
     if let Some(unseen) = checkup.replication.unseen() {
         let message = format!("It cannot stream, nor can a consumer that logs in as it: {}", unseen.why);
-        let mut mend = Vec::new();
-        if !checkup.server.superuser && !checkup.replication_roles.contains(role) {
-            mend.push(format!("ALTER ROLE {} REPLICATION;", Identifier(role)));
+        let mend = if !checkup.replication_roles.contains(role) {
+            format!("ALTER ROLE {} REPLICATION;", Identifier(role))
+        } else if unseen.why.contains("pg_hba.conf") {
+            advice("pg_hba.conf wants a line for the role and the database, and then SELECT pg_reload_conf();")
         } else {
-            mend.push(advice("see pg_hba.conf, where logical consumers need a line for their database"));
-        }
-        found.add(role, message, mend);
+            advice("the role may; see server/walsenders, and what the server says")
+        };
+        found.add(role, message, vec![mend]);
     }
     let roles: Vec<&str> = checkup.replication_roles.iter().map(String::as_str).collect();
     Some(format!("{role} opened a replication connection; roles that may: {}", roles.join(", ")))

@@ -1,7 +1,7 @@
 //! Slots. Sources: the manual's page of `pg_replication_slots` (`wal_status`, `safe_wal_size`, `invalidation_reason`),
 //! `CreateDecodingContext` in `logical.c` and `ReplicationSlotAcquire` in `slot.c`.
 
-use super::{Found, Rule, advice, choice, many, set};
+use super::{Found, Rule, advice, choice, many};
 use crate::doctor::checkup::{Checkup, Slot};
 use crate::identity::Severity::{Error, Warning};
 use crate::lag::SlotKind;
@@ -25,6 +25,14 @@ fn drop_it(slot: &Slot, warning: &str) -> String {
     choice(&format!("SELECT pg_drop_replication_slot('{}')", slot.report.slot), warning)
 }
 
+/// What its consumer needs without it.
+fn anew(slot: &Slot) -> &'static str {
+    match slot.report.kind {
+        SlotKind::Logical => "a new initial copy",
+        SlotKind::Physical => "a new base backup",
+    }
+}
+
 fn kept(slot: &Slot) -> String {
     slot.report.retained_wal_bytes.map_or("an unknown amount".into(), size)
 }
@@ -38,12 +46,12 @@ fn lost(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         let why = slot.report.invalidation_reason.as_deref().unwrap_or("wal_removed");
         let name = &slot.report.slot;
         let message = format!("It is lost ({why}): its consumer gets nothing any more: {error} \"{name}\"");
-        let mend = vec![
-            advice(
-                "its consumer needs a new initial copy; zero-cache: walgate slots reset; a subscription: make it anew",
-            ),
-            drop_it(slot, "it is of no use any more"),
-        ];
+        let how = match slot.report.kind {
+            SlotKind::Logical => "; zero-cache: walgate slots reset; a subscription: make it anew",
+            SlotKind::Physical => "",
+        };
+        let mend =
+            vec![advice(format!("its consumer needs {}{how}", anew(slot))), drop_it(slot, "it is of no use any more")];
         found.add(name.as_str(), message, mend);
     }
     (!checkup.slots.is_empty()).then(|| format!("{}, none lost", many(checkup.slots.len(), "slot")))
@@ -64,18 +72,21 @@ fn near_loss(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
                 left => format!("{} more WAL and it is lost", size(left.unwrap_or(0))),
             };
             let message = format!(
-                "It keeps {} of max_slot_wal_keep_size = {keep}: {when}, and its consumer needs a new initial copy",
-                kept(slot)
+                "It keeps {} of max_slot_wal_keep_size = {keep}: {when}, and its consumer needs {}",
+                kept(slot),
+                anew(slot)
             );
-            let mut mend =
-                vec![advice("gain time first, as much as the disk has room for; then get its consumer going")];
-            mend.push(advice("ALTER SYSTEM SET max_slot_wal_keep_size = '<more>'; SELECT pg_reload_conf();"));
+            let sql = "ALTER SYSTEM SET max_slot_wal_keep_size = '<more>'; SELECT pg_reload_conf()";
+            let mend = vec![
+                choice(sql, "gains time, as much as the disk has room for"),
+                advice("then get its consumer going: walgate lag DSN tells how far behind it is"),
+            ];
             found.add(slot.report.slot.as_str(), message, mend);
         }
     }
     let least =
-        least.map_or("and no limit to what they may keep".into(), |least| format!("{} at the least", size(least)));
-    (!checkup.slots.is_empty()).then(|| format!("room until a slot is lost: {least}"))
+        least.map_or("none is ever lost".into(), |least| format!("{} more WAL and one may be lost", size(least)));
+    (!checkup.slots.is_empty()).then(|| format!("max_slot_wal_keep_size is {keep}: {least}"))
 }
 
 /// Those of a standby that are kept in step with the primary's are not to be read there.
@@ -85,30 +96,20 @@ fn unread(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     for slot in checkup.slots.iter().filter(unread) {
         let since = slot.report.inactive_since.map(|since| checkup.server.time.since(since).as_secs_f64());
         let since = since.map_or(String::new(), |seconds| format!(", for {}", age(seconds.round())));
-        let keeps = match (slot.report.restart_lsn, limited) {
-            (None, _) => "it keeps no WAL, and one of max_replication_slots".to_owned(),
-            (Some(_), true) => format!("it keeps {} of WAL, and more with each write until it is lost", kept(slot)),
-            (Some(_), false) => {
-                format!(
-                    "it keeps {} of WAL, and more with each write until the disk is full and the server stops",
-                    kept(slot)
-                )
-            }
+        let until = if limited { "it is lost" } else { "the disk is full and the server stops" };
+        let rows = if slot.report.kind == SlotKind::Logical { " and dead rows of the catalog" } else { "" };
+        let keeps = match slot.report.restart_lsn {
+            Some(_) => format!("it keeps {} of WAL{rows}, and more with each write until {until}", kept(slot)),
+            None => "it keeps no WAL, but takes one of max_replication_slots".to_owned(),
         };
-        let dead = match slot.report.kind {
-            SlotKind::Logical => " and dead rows of the catalog",
-            SlotKind::Physical => "",
-        };
-        let message = format!("Nobody reads it{since}: {keeps}{dead}");
+        let message = format!("Nobody reads it{since}: {keeps}");
         let mut mend = vec![advice("start its consumer")];
         if !limited && slot.report.restart_lsn.is_some() {
-            mend.extend(set("max_slot_wal_keep_size", "'<what the disk has room for>'", false).into_iter().map(
-                |line| {
-                    if line.starts_with("--") { line } else { advice(line) }
-                },
-            ));
+            let sql =
+                "ALTER SYSTEM SET max_slot_wal_keep_size = '<what the disk has room for>'; SELECT pg_reload_conf()";
+            mend.push(choice(sql, "saves the server, at the cost of the slot"));
         }
-        mend.push(drop_it(slot, "only if its consumer is gone for good: it would need a new initial copy"));
+        mend.push(drop_it(slot, &format!("only if its consumer is gone for good: it would need {}", anew(slot))));
         found.add(slot.report.slot.as_str(), message, mend);
     }
     let read = checkup.slots.iter().filter(|slot| slot.report.active).count();
