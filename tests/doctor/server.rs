@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use walgate::scratch::Stop;
+use walgate::scratch::{Server, Stop};
 
 use crate::scene::{doctor, dsn, problems, rules, statement, until_found, until_gone};
-use crate::support::{Sql, postgres};
+use crate::support::{Sql, eventually, postgres};
 
 #[test]
 fn a_healthy_server_is_0_and_a_role_that_does_not_see_all_of_it_is_told_what_it_lacks() {
@@ -113,7 +113,31 @@ fn a_standby_is_looked_at_as_one() {
             told.output.contains(", a standby, ") && told.output.contains("streaming from its primary"),
             "{told:?}"
         );
+        if major >= 17 {
+            slots_are_kept_in_step(&primary, &standby, &dsn);
+        }
         primary.stop(Stop::Fast).expect("it stops");
         until_found(&dsn, "standby/receiver");
     }
+}
+
+/// A slot that a standby keeps for the day when it is promoted is not to be read there.
+fn slots_are_kept_in_step(primary: &Server, standby: &Server, dsn: &str) {
+    let (source, copy) = (Sql::connect(&primary.dsn("postgres")), Sql::connect(&standby.dsn("postgres")));
+    source.run("SELECT pg_create_physical_replication_slot('standby', true)");
+    source.run("SELECT pg_create_logical_replication_slot('consumer', 'pgoutput', failover => true)");
+    let settings = [
+        ("primary_conninfo", &*primary.dsn("postgres")),
+        ("primary_slot_name", "standby"),
+        ("hot_standby_feedback", "on"),
+        ("sync_replication_slots", "on"),
+    ];
+    standby.reload_with(&settings).expect("it reloads");
+    eventually("the slot to be there", || {
+        source.run("SELECT pg_log_standby_snapshot()");
+        let seen = copy.value("SELECT bool_and(synced AND NOT temporary) FROM pg_replication_slots");
+        if seen == "t" { Ok(()) } else { Err(seen) }
+    });
+    until_found(&primary.dsn("postgres"), "slot/unread");
+    assert_eq!(doctor(&[dsn]).status, Some(0));
 }

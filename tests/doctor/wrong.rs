@@ -17,8 +17,8 @@ struct Ill {
     sql: Sql,
     /// Those who have a transaction open and do nothing.
     idle: Vec<Sql>,
-    /// Those who wait.
-    waiting: Vec<thread::JoinHandle<()>>,
+    /// Those who wait, and one who is at work.
+    busy: Vec<thread::JoinHandle<()>>,
 }
 
 impl Ill {
@@ -45,13 +45,18 @@ impl Ill {
             worker.run(&statements);
             worker
         });
+        let batch = client("batch");
+        let work = thread::spawn(move || {
+            let ended = batch.try_rows("INSERT INTO audit VALUES ('night'); SELECT pg_sleep(600)");
+            ended.expect_err("somebody ends it");
+        });
         // They are at it one after the other.
-        let waiting = [
+        let busy = [
             ("migration", "ALTER TABLE orders ADD COLUMN seen bool"),
             ("web", "SELECT * FROM orders"),
             ("consumer", "SELECT pg_create_logical_replication_slot('fresh', 'pgoutput')"),
         ];
-        let waiting = waiting.map(|(name, statement)| {
+        let busy = busy.map(|(name, statement)| {
             let client = client(name);
             let waits = format!(
                 "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND wait_event_type = 'Lock'"
@@ -60,7 +65,7 @@ impl Ill {
             sql.until(&waits, "1");
             thread
         });
-        Ill { server, sql, idle: idle.into(), waiting: waiting.into() }
+        Ill { server, sql, idle: idle.into(), busy: busy.into_iter().chain([work]).collect() }
     }
 }
 
@@ -77,6 +82,7 @@ fn s7_what_is_wrong_here() {
             ("slot/unread", "warning"),
             ("subscription/disabled", "warning"),
             ("transaction/idle", "warning"),
+            ("transaction/long", "warning"),
             ("transaction/prepared", "warning"),
         ];
         let found = eventually("all of it", || {
@@ -97,6 +103,7 @@ fn s7_what_is_wrong_here() {
         says("lock/queue", "ALTER TABLE");
         says("lock/queue", "AccessExclusiveLock on public.orders, and 1 session after it");
         says("lock/queue", "a prepared transaction; pid ");
+        says("transaction/long", "(batch, role postgres, database postgres)");
         says("pg/no-identity", "cannot update table \"audit\"");
         assert_eq!(of("lock/slot-creation")["subject"], "fresh");
         assert_eq!(of("slot/unread")["subject"], "forgotten");
@@ -123,19 +130,19 @@ fn s7_what_is_wrong_here() {
 
 /// Mends all of it by what it says.
 fn mend(ill: Ill, dsn: &str, found: &[Value]) {
-    let Ill { sql, idle, waiting, server } = ill;
+    let Ill { sql, idle, busy, server } = ill;
     let of = |rule: &'static str| found.iter().filter(move |problem| problem["rule"] == rule);
     for problem in of("transaction/prepared") {
         sql.run(&statement(problem, "ROLLBACK PREPARED"));
     }
-    for problem in of("transaction/idle") {
+    for problem in of("transaction/idle").chain(of("transaction/long")) {
         sql.run(&statement(problem, "SELECT pg_terminate_backend"));
     }
-    for thread in waiting {
+    for thread in busy {
         thread.join().expect("who has waited gets on");
     }
     drop(idle);
-    for rule in ["lock/queue", "lock/slot-creation", "transaction/idle", "transaction/prepared"] {
+    for rule in ["lock/queue", "lock/slot-creation", "transaction/idle", "transaction/long", "transaction/prepared"] {
         until_gone(dsn, rule);
     }
     sql.run("ALTER TABLE audit ADD PRIMARY KEY (what)");

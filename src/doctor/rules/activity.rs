@@ -60,7 +60,7 @@ fn end(pid: i32) -> String {
 fn consequence(transaction: &Transaction) -> &'static str {
     match transaction.writes {
         true => "a new logical slot waits for its end, and slots keep WAL from its beginning on",
-        false => "its locks stay, and dead rows with it",
+        false => "DDL on what it has read waits for its end, and others behind that",
     }
 }
 
@@ -100,7 +100,7 @@ fn long(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         found.with(severity, format!("pid {}", transaction.pid), message, vec![end(transaction.pid)]);
     }
     let open = checkup.transactions.seen()?.len();
-    Some(format!("{} open, none for more than {}", many(open, "transaction"), age(usual().as_secs_f64())))
+    Some(format!("{} open, none at work for more than {}", many(open, "transaction"), age(usual().as_secs_f64())))
 }
 
 fn prepared(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
@@ -195,7 +195,8 @@ fn queue(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         let severity = if others.is_empty() { found.rule.severity } else { Error };
         found.with(severity, format!("pid {}", first.pid), message, mend);
     }
-    Some(format!("{} for a lock, none for more than {}", many(waits.len(), "wait"), age(WAITED)))
+    let waits = waits.iter().filter(|wait| !wait.creates_slot).count();
+    Some(format!("{} for a lock, none for more than {}", many(waits, "wait"), age(WAITED)))
 }
 
 fn waited(wait: &Wait) -> String {

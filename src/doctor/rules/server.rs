@@ -137,7 +137,7 @@ fn unseen(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         let message = format!("Not looked at: {}", unseen.why);
         found.add(what, message, unseen.mend.clone().into_iter().collect());
     }
-    Some(format!("nothing was hidden from {}", checkup.server.role))
+    Some(format!("{} sees all that is judged", checkup.server.role))
 }
 
 /// `max_wal_size` is a soft limit, which a slow checkpoint passes; twice as much is kept by somebody.

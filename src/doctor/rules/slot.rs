@@ -39,13 +39,14 @@ fn kept(slot: &Slot) -> String {
 
 fn lost(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     for slot in checkup.slots.iter().filter(|slot| is_lost(slot)) {
-        let error = match (slot.report.kind, checkup.server.major) {
-            (_, ..18) => "can no longer get changes from replication slot",
-            (_, _) => "can no longer access replication slot",
-        };
         let why = slot.report.invalidation_reason.as_deref().unwrap_or("wal_removed");
         let name = &slot.report.slot;
-        let message = format!("It is lost ({why}): its consumer gets nothing any more: {error} \"{name}\"");
+        let error = match (slot.report.kind, checkup.server.major) {
+            (SlotKind::Physical, ..18) => "requested WAL segment has already been removed".to_owned(),
+            (SlotKind::Logical, ..18) => format!("can no longer get changes from replication slot \"{name}\""),
+            _ => format!("can no longer access replication slot \"{name}\""),
+        };
+        let message = format!("It is lost ({why}): its consumer gets nothing any more: {error}");
         let how = match slot.report.kind {
             SlotKind::Logical => "; zero-cache: walgate slots reset; a subscription: make it anew",
             SlotKind::Physical => "",
@@ -84,9 +85,12 @@ fn near_loss(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
             found.add(slot.report.slot.as_str(), message, mend);
         }
     }
-    let least =
-        least.map_or("none is ever lost".into(), |least| format!("{} more WAL and one may be lost", size(least)));
-    (!checkup.slots.is_empty()).then(|| format!("max_slot_wal_keep_size is {keep}: {least}"))
+    let room = match least {
+        Some(least) => format!("{} more WAL and one may be lost", size(least)),
+        None if keep == "-1" => "the disk limits what slots keep, and nothing else".to_owned(),
+        None => "no slot keeps WAL".to_owned(),
+    };
+    (!checkup.slots.is_empty()).then(|| format!("max_slot_wal_keep_size is {keep}: {room}"))
 }
 
 /// Those of a standby that are kept in step with the primary's are not to be read there.

@@ -56,7 +56,8 @@ fn down(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         let mend = advice(format!("see this server's log; whether {slot}{} is there and not lost", source(subscribed)));
         found.add(&subscription.name, format!("Nothing is applied: {status}"), vec![mend]);
     }
-    Some(format!("{} running", many(all.len(), "subscription")))
+    let enabled = all.iter().filter(|subscribed| subscribed.subscription.enabled).count();
+    Some(format!("{} running", many(enabled, "subscription")))
 }
 
 fn tables(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
@@ -90,7 +91,7 @@ fn tables(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
             found.add(&subscription.name, "It has no table".into(), mend);
         }
     }
-    Some(format!("{} replicated", many(count, "table")))
+    Some(format!("{} copied, of {}", many(count, "table"), many(all.len(), "subscription")))
 }
 
 fn skips(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
