@@ -312,8 +312,8 @@ pub struct Subscribed {
 pub struct Identity {
     /// The findings.
     pub findings: Vec<Finding>,
-    /// How many tables are published.
-    pub tables: usize,
+    /// How many tables are published; null where that was not seen.
+    pub tables: Option<usize>,
     /// By whose rules, besides PostgreSQL's own.
     pub rule_sets: BTreeSet<RuleSet>,
 }

@@ -72,7 +72,7 @@ pub(super) fn of_tables(checkup: &Checkup) -> Vec<Problem> {
 pub(super) fn tables_are_well(checkup: &Checkup) -> Option<String> {
     let (identity, publications) = checkup.identity.seen().zip(checkup.publications.seen())?;
     let publications = many(publications.len(), "publication");
-    Some(format!("{publications}, {}: no finding", many(identity.tables, "published table")))
+    Some(format!("{publications}, {}: no finding", many(identity.tables?, "published table")))
 }
 
 /// What is to be done or known, which SQL cannot do.
