@@ -131,8 +131,11 @@ fn run_containers(scene: &Scene, example: &str) {
         if !text(&container["image"]).starts_with("walgate:") {
             continue;
         }
-        let output =
-            scene.command("walgate").args(list(&container["args"]).map(text)).output().expect("walgate starts");
+        // Where the daemon's file is mounted.
+        let file = scene.gate.walgate.file().display().to_string();
+        let arguments =
+            list(&container["args"]).map(|argument| text(argument).replace("/etc/walgate/walgate.toml", &file));
+        let output = scene.command("walgate").args(arguments).output().expect("walgate starts");
         assert_eq!(output.status.code(), Some(0), "{example}: {output:?}");
         ran += 1;
     }
@@ -195,6 +198,9 @@ fn every_caller_goes_through_a_cutover() {
     let scene = Scene::start();
     scene.gate.until("preflight", "pass", "");
     assert_eq!((analyse(&scene, "wait=1ms"), confirm(&scene)), ("failed", 409));
+    let [blue, green] = [&scene.pair.source, &scene.pair.target].map(|server| Sql::connect(&server.dsn("app")));
+    blue.run("SELECT nextval('numbers') FROM generate_series(1, 3)");
+    green.run("GRANT UPDATE ON ALL SEQUENCES IN SCHEMA public TO walgate");
     run_containers(&scene, "kubernetes-job.yaml");
     run_containers(&scene, "kubernetes-init-container.yaml");
     run_containers(&scene, "helm-hook.yaml");
@@ -208,6 +214,8 @@ fn every_caller_goes_through_a_cutover() {
     scene.gate.until("cutover", "pass", "");
     scene.gate.release();
 
+    blue.run("SELECT nextval('numbers') FROM generate_series(1, 3)");
+    drop((blue, green));
     for (name, run) in workflow() {
         let output = scene.command("bash").args(["-eo", "pipefail", "-c", &run]).output().expect("bash starts");
         assert!(output.status.success(), "{name}: {output:?}");
@@ -229,7 +237,7 @@ fn every_caller_goes_through_a_cutover() {
     assert!(!scene.resumed() && scene.stands());
     let green = Sql::connect(&scene.pair.target.dsn("app"));
     assert_eq!(green.value("SELECT count(*) FROM orders WHERE note = 'last'"), "2");
-    assert_eq!(green.value("SELECT nextval('numbers')"), "6");
+    assert_eq!(green.value("SELECT nextval('numbers')"), "12");
 }
 
 /// Where the script must not switch, and puts everything back.
