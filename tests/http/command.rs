@@ -235,11 +235,11 @@ fn a_receipt_is_checked_without_a_daemon() {
     assert_said(checked(&format!("{{\"ok\":true,\"receipt\":{valid}}}"), &[]), 0, "Valid");
 
     assert_said(checked("{\"ok\":false,\"receipt\":null}", &[]), 1, "this holds no receipt");
-    assert_said(checked(&valid.replace("green_sub", "blue_sub"), &[]), 1, "forged");
+    assert_said(checked(&valid.replace("green_sub", "blue_sub"), &[]), 1, "this receipt does not count: it is forged");
     assert_said(checked(&json(&receipt(Duration::from_micros(1))), &[]), 1, "expired");
     assert_said(checked(&json(&Receipt { hmac: None, ..receipt(Duration::from_secs(9)) }), &[]), 1, "not signed");
-    assert_said(checked(&valid, &["--gate", "other"]), 1, "it is of gate blue-green, not other");
-    assert_said(checked(&valid, &["--phase", "post"]), 1, "it is of the phase cutover, not post");
+    assert_said(checked(&valid, &["--gate", "other"]), 1, "this receipt is of gate blue-green, not other");
+    assert_said(checked(&valid, &["--phase", "post"]), 1, "this receipt is of the phase cutover, not post");
     for text in ["", "{}", "[]", "\u{1}", &valid.replace("\"nonce\"", "\"once\"")] {
         assert_said(checked(text, &[]), 1, "no receipt");
     }

@@ -22,7 +22,9 @@ const STATUSES: &str = "\
 Exit status:
   0  it is genuine, and counts
   1  it is forged, has expired, or is of something else
-  2  the command line, or a file, cannot be used";
+  2  the command line, or a file, cannot be used
+
+It asks no daemon: one that was handed out counts until it expires, also where its fence was lifted since.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = STATUSES)]
@@ -96,13 +98,13 @@ impl Args {
             Given::Answer { receipt: None } => return Err("this holds no receipt: the gate had not passed".into()),
         };
         // What is forged is not to be quoted.
-        receipt.verify(key, now).map_err(|error| error.to_string())?;
+        receipt.verify(key, now).map_err(|error| format!("this receipt does not count: {error}"))?;
         let Receipt { gate, phase, issued_at, expires_at, target_lsn, .. } = &receipt;
         if let Some(wanted) = self.gate.as_ref().filter(|wanted| *wanted != gate) {
-            return Err(format!("it is of gate {}, not {wanted}", in_comment(gate)));
+            return Err(format!("this receipt is of gate {}, not {wanted}", in_comment(gate)));
         }
         if self.phase != *phase {
-            return Err(format!("it is of the phase {phase}, not {}", self.phase));
+            return Err(format!("this receipt is of the phase {phase}, not {}", self.phase));
         }
         let fence = target_lsn.map(|lsn| format!(" behind the fence at {lsn}")).unwrap_or_default();
         Ok(format!(
