@@ -11,8 +11,10 @@
 #   RESUME='kubectl scale deployment/app --replicas=2' \
 #   ./cutover.sh
 #
-# STOP stops everything that writes, and waits until it has ended: what still runs may write behind the fence. SEQUENCES brings the target's sequences up (leave it out for a physical standby);
-# SWITCH promotes the target or ends its subscription, and sends the application there; RESUME undoes STOP. TIMEOUT is for each of the steps.
+# STOP stops everything that writes, and waits until it has ended: what still runs may write behind the fence. SEQUENCES brings
+# the target's sequences up (leave it out for a physical standby). SWITCH promotes the target and drops its slot, or ends its
+# subscription, and sends the application there; standby.toml and pglogical.toml have theirs. RESUME undoes STOP. TIMEOUT is for
+# each of the steps.
 #
 # Exit status: 0 switched, and proven; 1 a person must act; 2 something is not set up; 3 not within the time; 4 the daemon
 # does not answer. All these but 0 leave the source in use. 5: switched, and what came after is not proven.
