@@ -55,6 +55,8 @@ pub struct Question {
     pub table: Oid,
     /// Sets of columns, the likeliest first.
     pub candidates: Vec<Vec<ColumnNumber>>,
+    /// How many of them the table itself says to be its key: where one of these is, the others are no matter.
+    pub likely: usize,
 }
 
 /// Columns that could be a key.
@@ -67,9 +69,16 @@ struct Candidate<'a> {
 }
 
 impl Question {
-    /// Asks for `bytes`, `rows`, and for each candidate whether it is unique and not null. Tables are read without their
-    /// inheritance children, which have rows and keys of their own.
-    pub fn sql(&self, catalog: &Catalog) -> Option<String> {
+    /// The candidates in the order in which they are to be asked about: of a large table each is sorted to be looked at.
+    pub fn rounds(&self) -> impl Iterator<Item = &[Vec<ColumnNumber>]> {
+        let likely = self.candidates.get(..self.likely).filter(|likely| !likely.is_empty());
+        let others = (self.likely < self.candidates.len() || likely.is_none()).then_some(&*self.candidates);
+        likely.into_iter().chain(others)
+    }
+
+    /// Asks for `bytes`, `rows`, and for each of these candidates whether it is unique and not null. Tables are read without
+    /// their inheritance children, which have rows and keys of their own.
+    pub fn sql(&self, catalog: &Catalog, candidates: &[Vec<ColumnNumber>]) -> Option<String> {
         let table = catalog.relations.get(&self.table)?;
         let name = table.table_name();
         let only = if table.kind == RelationKind::Partitioned { "" } else { "ONLY " };
@@ -79,7 +88,7 @@ impl Question {
              WHERE oid OPERATOR(pg_catalog.=) ANY (ARRAY[{}]::pg_catalog.oid[])) AS bytes, pg_catalog.count(*) AS rows",
             parts.join(", ")
         );
-        for candidate in &self.candidates {
+        for candidate in candidates {
             let columns = mend::columns(table, candidate)?;
             let list = mend::list(&columns);
             let nulls: Vec<String> =
@@ -102,9 +111,11 @@ pub(super) fn question(catalog: &Catalog, table: &Relation) -> Option<Question> 
         return None;
     }
     let table = keyed(catalog, table);
-    let candidates = candidates(catalog, table).into_iter().take(MOST_CANDIDATES);
+    let mut candidates = candidates(catalog, table);
+    candidates.truncate(MOST_CANDIDATES);
+    let likely = candidates.iter().filter(|candidate| candidate.because.is_some()).count();
     let numbers = |candidate: Candidate<'_>| candidate.columns.iter().map(|column| column.number).collect();
-    Some(Question { table: table.oid, candidates: candidates.map(numbers).collect() })
+    Some(Question { table: table.oid, candidates: candidates.into_iter().map(numbers).collect(), likely })
 }
 
 /// How to name the rows of a table that no key of its own names: by a new one, or by all columns where that does. What
@@ -148,7 +159,7 @@ pub(super) fn plan(
         // The index of a partitioned table cannot be built while it is written to.
         return if is_large && keyed.is_partitioned() { mend.deferred() } else { mend };
     }
-    let choice = choose(keyed, evidence, &found);
+    let choice = choose(catalog, keyed, evidence, &found);
     // What was not looked at may have a key.
     match evidence {
         Some(Evidence::Seen { .. }) if full_does => choice.then(full()),
@@ -231,7 +242,7 @@ fn become_key(
 }
 
 /// A template, with what is known of the columns.
-fn choose(table: &Relation, evidence: Option<&Evidence>, found: &[Candidate<'_>]) -> Mend {
+fn choose(catalog: &Catalog, table: &Relation, evidence: Option<&Evidence>, found: &[Candidate<'_>]) -> Mend {
     let name = table.table_name();
     let lists: Vec<String> = found.iter().map(|candidate| format!("({})", mend::list(&candidate.columns))).collect();
     let known = match evidence {
@@ -248,7 +259,14 @@ fn choose(table: &Relation, evidence: Option<&Evidence>, found: &[Candidate<'_>]
             format!("Unique and not null in its {rows} rows, maybe by accident: {}.", lists.join(", "))
         }
     };
-    let comment = format!("Choose the columns that name the rows of {name}. {known}");
+    let mut comment = format!("Choose the columns that name the rows of {name}. {known}");
+    let partitioned_by = partition_columns(catalog, table);
+    if !partitioned_by.is_empty() {
+        comment.push_str(&format!(" The key must hold what partitions it: {}.", mend::list(&partitioned_by)));
+    }
+    if table.is_partitioned() && catalog.tree(table).iter().any(|part| part.primary_key().is_some()) {
+        comment.push_str(" Partitions that have a primary key of their own must have this one, or none.");
+    }
     let sql = match (found.first(), evidence) {
         (Some(first), Some(Evidence::Seen { rows: 2.., .. })) => {
             format!("ALTER TABLE {name} ADD PRIMARY KEY ({})", mend::list(&first.columns))

@@ -22,7 +22,7 @@ pub(crate) use super::look::failed;
 use super::replication::listed_publications;
 use super::sql::SqlSession;
 use crate::ident::SlotName;
-use crate::identity::catalog::{Consumer, Publication, Relation, ReplicationSet, Server, ZeroShard};
+use crate::identity::catalog::{ColumnNumber, Consumer, Publication, Relation, ReplicationSet, Server, ZeroShard};
 use crate::identity::{self, Audit, Catalog, Evidence, Question, Scope, Survey};
 use crate::wire::command::Command;
 
@@ -322,32 +322,39 @@ pub(super) async fn survey(
     // Row security would show a part of the rows for all: better an error.
     session.batch_execute("SET row_security = off; RESET work_mem").await.map_err(|error| failed(&error))?;
     for question in questions {
-        let Some(sql) = question.sql(catalog) else { continue };
-        let left = until.saturating_duration_since(Instant::now()).min(budget.table);
-        let evidence = if left < Duration::from_millis(1) {
-            Evidence::Unseen
-        } else {
-            let limit = format!("SET statement_timeout = {}", left.as_millis());
-            session.batch_execute(&limit).await.map_err(|error| failed(&error))?;
-            match session.query_one(&sql, &[]).await {
-                Ok(row) => seen(&row, question).map_err(|error| failed(&error))?,
-                Err(error) if is_denied(&error) => Evidence::Denied,
-                // Taking too long, locked, dropped meanwhile.
-                Err(error) if error.as_db_error().is_some() => Evidence::Unseen,
-                Err(error) => return Err(failed(&error)),
+        let until = until.min(Instant::now() + budget.table);
+        for candidates in question.rounds() {
+            let Some(sql) = question.sql(catalog, candidates) else { continue };
+            let left = until.saturating_duration_since(Instant::now());
+            let evidence = if left < Duration::from_millis(1) {
+                Evidence::Unseen
+            } else {
+                let limit = format!("SET statement_timeout = {}", left.as_millis());
+                session.batch_execute(&limit).await.map_err(|error| failed(&error))?;
+                match session.query_one(&sql, &[]).await {
+                    Ok(row) => seen(&row, candidates).map_err(|error| failed(&error))?,
+                    Err(error) if is_denied(&error) => Evidence::Denied,
+                    // Taking too long, locked, dropped meanwhile.
+                    Err(error) if error.as_db_error().is_some() => Evidence::Unseen,
+                    Err(error) => return Err(failed(&error)),
+                }
+            };
+            let is_enough = !matches!(&evidence, Evidence::Seen { keys, .. } if keys.is_empty());
+            survey.insert(question.table, evidence);
+            if is_enough {
+                break;
             }
-        };
-        survey.insert(question.table, evidence);
+        }
     }
     session.batch_execute("RESET row_security").await.map_err(|error| failed(&error))?;
     session.batch_execute(LIMITS).await.map_err(|error| failed(&error))?;
     Ok(survey)
 }
 
-fn seen(row: &Row, question: &Question) -> Result<Evidence, tokio_postgres::Error> {
+fn seen(row: &Row, candidates: &[Vec<ColumnNumber>]) -> Result<Evidence, tokio_postgres::Error> {
     let (bytes, rows): (i64, i64) = (row.try_get("bytes")?, row.try_get("rows")?);
     let mut keys = Vec::new();
-    for (place, candidate) in question.candidates.iter().enumerate() {
+    for (place, candidate) in candidates.iter().enumerate() {
         if row.try_get(place + 2)? {
             keys.push(candidate.clone());
         }

@@ -292,6 +292,31 @@ fn no_key_is_guessed_from_a_few_rows() {
     assert!(unnamed.iter().all(|finding| finding["fix"].as_str().unwrap().starts_with("-- ")), "{unnamed:?}");
 }
 
+/// A column is not looked at where another is likelier to be the key, and is it: to sort a large table by each of its columns
+/// takes longer than there is.
+#[test]
+fn the_likeliest_columns_are_looked_at_first() {
+    let server = postgres(18).start().unwrap();
+    let dsn = server.dsn("postgres");
+    Sql::connect(&dsn).run(
+        "CREATE TYPE slow; CREATE FUNCTION slow_in(cstring) RETURNS slow LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+         CREATE FUNCTION slow_out(slow) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+         CREATE TYPE slow (INPUT = slow_in, OUTPUT = slow_out, LIKE = text);
+         CREATE FUNCTION compare(slow, slow) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$BEGIN RAISE 'too slow'; END$$;
+         CREATE FUNCTION is_so(slow, slow) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT public.compare($1, $2) = 0';
+         CREATE OPERATOR = (LEFTARG = slow, RIGHTARG = slow, FUNCTION = is_so);
+         CREATE OPERATOR < (LEFTARG = slow, RIGHTARG = slow, FUNCTION = is_so);
+         CREATE OPERATOR CLASS slow_ops DEFAULT FOR TYPE slow USING btree AS OPERATOR 1 <, OPERATOR 3 =, FUNCTION 1 compare(slow, slow);
+         CREATE TABLE t (id int NOT NULL, a slow); INSERT INTO t VALUES (1, 'x'), (2, 'y');
+         CREATE TABLE unlikely (b int NOT NULL, a slow); INSERT INTO unlikely VALUES (1, 'x'), (2, 'y');
+         CREATE PUBLICATION p FOR ALL TABLES",
+    );
+    let found = findings(&dsn, &[]);
+    let fixes: Vec<&str> = found.iter().map(|finding| finding["fix"].as_str().unwrap()).collect();
+    assert_eq!(fixes[0], "ALTER TABLE public.t ADD PRIMARY KEY (id);");
+    assert!(fixes[1].contains("could not be looked at"), "{fixes:?}");
+}
+
 /// FULL is what lets the application write where a publication filters by a column outside of the key.
 #[test]
 fn what_works_is_not_mended_into_what_does_not() {
@@ -325,6 +350,19 @@ fn what_works_is_not_mended_into_what_does_not() {
     // zero-cache needs a key, and takes one that is not the identity.
     let rules = check::rules(&findings(&dsn, &["--for", "zero", "--publication", "p"]), |_| true);
     assert!(!rules.contains(&("zero/full-without-key".into(), "public.k".into())), "{rules:?}");
+}
+
+#[test]
+fn what_the_key_of_a_partitioned_table_must_be_is_told() {
+    let server = postgres(17).start().unwrap();
+    let dsn = server.dsn("postgres");
+    Sql::connect(&dsn).run(
+        "CREATE TABLE t (a text, at date NOT NULL, kind int NOT NULL) PARTITION BY RANGE (at);
+         CREATE TABLE t_1 PARTITION OF t FOR VALUES FROM ('2024-01-01') TO ('2025-01-01') PARTITION BY LIST (kind);
+         CREATE TABLE t_1_1 PARTITION OF t_1 FOR VALUES IN (1); CREATE PUBLICATION p FOR TABLE t",
+    );
+    let fix = findings(&dsn, &[])[0]["fix"].to_string();
+    assert!(fix.contains("ALTER TABLE public.t ADD PRIMARY KEY") && fix.contains("partitions it: at, kind."), "{fix}");
 }
 
 /// An index that covers what one publication's WHERE uses is of no use where another's column list leaves that out.
