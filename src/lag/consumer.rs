@@ -99,6 +99,9 @@ pub struct Consumer {
     begun: Option<Instant>,
     /// That look was begun while the stream was read, and shows the slot that it is of.
     shown: bool,
+    /// What was confirmed of the slot when a look first showed this reading of it, or where its reader wanted to begin, if that
+    /// lies behind: everything behind that is sent in this reading.
+    begins: Option<Lsn>,
     pub(super) pace: Pace,
     ack_latency: AckLatency,
     /// Why its slot cannot be copied.
@@ -122,7 +125,7 @@ pub struct Followed {
     pub newest: Option<Lsn>,
     /// The furthest commit at or behind the position, and a table that it changes.
     pub behind: Option<(Lsn, Option<TableName>)>,
-    /// The first position that was heard in this reading, which has not been broken since; `None` before.
+    /// Everything behind this was sent in this reading, which has not been broken since; `None` before that is known.
     pub from: Option<Lsn>,
     /// Commits may be missing from what is known.
     pub doubtful: bool,
@@ -185,6 +188,7 @@ impl Consumer {
             walsender: None,
             begun: None,
             shown: false,
+            begins: None,
             pace: Pace::default(),
             ack_latency: AckLatency::default(),
             hindrance: None,
@@ -355,7 +359,7 @@ impl Consumer {
         self.asked = None;
         self.said_sent = None;
         self.hindrance = None;
-        (self.walsender, self.begun, self.shown) = (None, None, false);
+        (self.walsender, self.begun, self.shown, self.begins) = (None, None, false, None);
     }
 
     fn restart_timeline(&mut self) {
@@ -379,6 +383,10 @@ impl Consumer {
             Reading::Nowhere | Reading::Untapped(..) => false,
         };
         let acked = row.acked().unwrap_or_default();
+        if self.shown && self.begins.is_none() {
+            let wanted = self.command.as_ref().filter(|_| self.is_attached()).map(|command| command.start);
+            self.begins = Some(acked.max(wanted.unwrap_or_default()));
+        }
         if acked < self.looked_acked || renewed {
             // Another slot of the name, or the same as of before a crash: what was acknowledged of the one says nothing.
             self.doubt = self.doubt.max(self.decoded).max(self.timeline.newest());
@@ -477,7 +485,8 @@ impl Consumer {
             newest: newest.valid(),
             // A position is where WAL ended: what begins there came later.
             behind: (newest >= until).then_some((newest, table)),
-            from: self.first.valid(),
+            // The first that is heard may lie before what was confirmed: the server reads from the restart position.
+            from: self.first.valid().zip(self.begins).map(|(first, begins)| first.max(begins)),
             doubtful: self.is_doubtful(),
             moved: self.moved.valid(),
             shown: self.shown,

@@ -655,3 +655,19 @@ fn a_slot_that_had_confirmed_everything_may_change_hands_while_nothing_is_commit
         assert_eq!(after(confirmed, still), Renewed::Perhaps, "{confirmed} {still:?}");
     }
 }
+
+#[test]
+fn a_reading_holds_what_lies_behind_the_confirmed_position_however_early_it_is_first_heard() {
+    let mut bench = Bench::new();
+    let holds = |position| SlotRow { active_pid: Some(7), ..confirmed(position) };
+    let from = |bench: &Bench| bench.lag.followed(&"s".parse().unwrap(), Lsn(u64::MAX)).unwrap().from;
+    bench.lag.stream(&bench.stream).unwrap().served_by(Some(7));
+    // The server reads from the restart position, and says so to whoever asks.
+    bench.keepalive(1, 50);
+    assert_eq!(from(&bench), None, "what was confirmed is not known");
+    bench.look(2, 300, holds(200));
+    assert_eq!(from(&bench), Some(Lsn(200)));
+    bench.keepalive(3, 300);
+    bench.look(4, 300, holds(300));
+    assert_eq!(from(&bench), Some(Lsn(200)), "what is confirmed later was sent in this reading");
+}

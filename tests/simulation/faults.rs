@@ -98,7 +98,7 @@ impl World {
 
         self.servers[at].create_slot(self.now, &mut self.dice);
         let server = &self.servers[at];
-        let (all, confirmed, system) = (server.committed(self.now), server.flushed, server.system);
+        let (all, confirmed, system) = (server.committed(Lsn::INVALID, self.now), server.flushed, server.system);
         let anew = self.dice.once_in(3);
         if anew {
             self.set_up_anew(all, confirmed);

@@ -11,7 +11,7 @@
 //! # What is wrong
 //!
 //! A pass of the phase `cutover` says: *everything that was published and committed on this history of the source has
-//! arrived*. It speaks of a moment: that of the older of the two looks at the source that it rests on (where its WAL was, and
+//! arrived, and nothing was since the fence*. It speaks of a moment: that of the older of the two looks at the source that it rests on (where its WAL was, and
 //! who was at work), but of none that is further back than `max_staleness`, as that is promised whatever it rests on. So it is
 //! wrong if a published transaction
 //!
@@ -19,7 +19,8 @@
 //! - on the server whose system and timeline the evidence names (a promoted one has what it had replayed before, and lacks
 //!   what was lost with the old one),
 //! - is not stored for good at the consumer when the answer is given: what it has applied, where its kind can show that (a
-//!   subscription, zero-cache with `/statz`); what it has stored and acknowledges, else; what it has replayed, of a standby.
+//!   subscription, zero-cache with `/statz`); what it has stored and acknowledges, else; what it has replayed, of a standby;
+//!   or that was committed behind the fence, whether or not it has arrived.
 //!
 //! Strangers that read a slot, and slots that are dropped and created again, lose commits for their consumer. Such a pass is
 //! wrong as well, unless no walgate could tell: the process that was there has ended since; it had not seen the slot yet,
@@ -37,7 +38,7 @@
 //!
 //! Each check, and each guard within one, is broken to see that a pass becomes wrong ([`mutant`]). Not among them are second
 //! lines of defence, without which others have held so far: a fence that is tied to its history, and that remembers its loss
-//! or a stray (a slot that may be another holds the gate shut then, and a stray that has arrived takes nothing away), writers
+//! or a stray (a slot that may be another holds the gate shut then, and a stream shows the stray by itself), writers
 //! that are seen while a fence is taken (they are seen later, or in transaction ids), doubtful timelines, and whose sessions
 //! were looked at.
 //!

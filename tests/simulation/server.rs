@@ -382,9 +382,10 @@ impl Server {
         })
     }
 
-    /// Of those that must arrive, what was committed by then, up to some position.
-    pub(crate) fn committed(&self, by: Duration) -> Set {
-        let commits = self.wal.iter().filter(|record| record.at <= by).filter_map(|record| match record.what {
+    /// Of those that must arrive, what was committed by then, behind some position.
+    pub(crate) fn committed(&self, behind: Lsn, by: Duration) -> Set {
+        let records = self.wal.iter().filter(|record| record.at <= by && record.start >= behind);
+        let commits = records.filter_map(|record| match record.what {
             What::Commit(content) | What::CommitPrepared(content) => content.serial,
             _ => None,
         });

@@ -464,7 +464,10 @@ impl World {
         // Whatever it rests on, an answer is never older than it promises.
         let by = since.max(self.now.saturating_sub(self.terms.limits.staleness));
         let Some(server) = self.servers.iter().find(|server| server.history() == history) else { return };
-        let missing = server.committed(by) & !self.excused & !self.arrived();
+        let Some(target) = self.caller.or(self.agent.fence.as_ref().map(|fence| fence.target_lsn)) else { return };
+        // What was written behind the fence makes a pass wrong though it may have arrived.
+        let missing =
+            server.committed(Lsn::INVALID, by) & !self.excused & !self.arrived() | server.committed(target, by);
         if missing == 0 && self.setup.faults && !self.dice.once_in(4) {
             return;
         }
@@ -487,7 +490,8 @@ impl World {
             self.outcome.passes += 1;
             if missing != 0 {
                 let which: Vec<u32> = (0..SERIALS).filter(|serial| missing >> serial & 1 == 1).collect();
-                self.outcome.wrong = Some(format!("{}; but {which:?} have not arrived", verdict.reason));
+                self.outcome.wrong =
+                    Some(format!("{}; but {which:?} have not arrived, or were written since", verdict.reason));
             }
         }
         self.outcome.last = Some(verdict);
