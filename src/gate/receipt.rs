@@ -11,6 +11,7 @@
 //! timeline=1
 //! target_lsn=0/5A2E4F8
 //! nonce=5f1d7c9be2a84d03
+//! fenced_at=2026-11-21T03:24:58.004112Z
 //! issued_at=2026-11-21T03:25:17.123456Z
 //! expires_at=2026-11-21T03:35:17.123456Z
 //! slot=green_sub acked=0/5A2E530 decoded=0/5A2E530
@@ -55,6 +56,8 @@ pub struct Receipt {
     pub target_lsn: Option<Lsn>,
     /// What the fence's barrier message carries.
     pub nonce: Option<String>,
+    /// When walgate set the fence, by its clock; none where the position is one that the caller vouches for.
+    pub fenced_at: Option<PgTimestamp>,
     /// When it passed, by walgate's clock.
     pub issued_at: PgTimestamp,
     /// Until when that counts.
@@ -154,7 +157,8 @@ impl Receipt {
             timeline: history.and_then(|history| history.timeline),
             slots: case.consumers().iter().map(slot).collect(),
             target_lsn: fence.as_ref().map(|fence| fence.target_lsn),
-            nonce: fence.and_then(|fence| fence.nonce.clone()),
+            nonce: fence.as_ref().and_then(|fence| fence.nonce.clone()),
+            fenced_at: fence.and_then(|fence| fence.set_at),
             issued_at: now,
             expires_at: now.plus(terms.ttl),
             hmac: None,
@@ -195,13 +199,14 @@ impl Receipt {
         let or_dash = |value: Option<&dyn Display>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
         let mut text = format!(
             "walgate-receipt-1\ngate={}\nphase={}\nsystem_identifier={}\ntimeline={}\ntarget_lsn={}\nnonce={}\n\
-             issued_at={}\nexpires_at={}\n",
+             fenced_at={}\nissued_at={}\nexpires_at={}\n",
             self.gate,
             self.phase,
             or_dash(self.system_identifier.as_ref().map(|id| id as _)),
             or_dash(self.timeline.as_ref().map(|timeline| timeline as _)),
             or_dash(self.target_lsn.as_ref().map(|lsn| lsn as _)),
             or_dash(self.nonce.as_ref().map(|nonce| nonce as _)),
+            or_dash(self.fenced_at.as_ref().map(|at| at as _)),
             self.issued_at,
             self.expires_at,
         );
@@ -239,6 +244,7 @@ mod tests {
             }],
             target_lsn: lsn("0/5A2E4F8"),
             nonce: Some("5f1d7c9be2a84d03".into()),
+            fenced_at: Some("2026-11-21T03:24:58.004112Z".parse().unwrap()),
             issued_at: PgTimestamp(848_546_717_123_456),
             expires_at: PgTimestamp(848_547_317_123_456),
             hmac: None,
@@ -257,7 +263,7 @@ mod tests {
             .collect();
         assert_eq!(signed().canonical(), documented);
         // openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef
-        assert_eq!(signed().hmac.unwrap(), "b06c2a833c72fecc5b93d31d1386ea53b4b1f23c8385459fdd43846bea04a47f");
+        assert_eq!(signed().hmac.unwrap(), "3ce88f1cb56f633ad3b731ec14e1c7a0f9a81afcaea87fae370e535548ebb57b");
     }
 
     #[test]
@@ -273,7 +279,7 @@ mod tests {
     #[test]
     fn whatever_is_changed_in_a_receipt_shows() {
         type Change = fn(&mut Receipt);
-        let changes: [Change; 12] = [
+        let changes: [Change; 13] = [
             |receipt| receipt.gate.push('2'),
             |receipt| receipt.gate = "blue-green\nphase=cutover".into(),
             |receipt| receipt.phase = Phase::Preflight,
@@ -283,6 +289,7 @@ mod tests {
             |receipt| receipt.slots[0].acked = None,
             |receipt| receipt.target_lsn = Some(Lsn(1)),
             |receipt| receipt.nonce = Some(String::new()),
+            |receipt| receipt.fenced_at = None,
             |receipt| receipt.issued_at = PgTimestamp(0),
             |receipt| receipt.expires_at = PgTimestamp(i64::MAX),
             |receipt| receipt.hmac = Some(String::new()),

@@ -1,7 +1,7 @@
 //! What a fence holds, and when it is refused.
 
 use super::super::*;
-use super::scene::{BLUE, T, assert_each};
+use super::scene::{BLUE, Scene, T, assert_each};
 use crate::time::PgTimestamp;
 
 #[test]
@@ -76,4 +76,21 @@ fn a_fence_is_refused_while_anybody_may_still_commit() {
     // At the end of a page the insert position is behind the next page's header already.
     assert!(Fence::take(unwritten(0x2018, 0x2000)).is_ok());
     assert!(Fence::take(unwritten(0x2030, 0x2000)).is_err());
+}
+
+#[test]
+fn a_receipt_says_whether_the_fence_was_the_callers_own() {
+    let mut scene = Scene::of(Kind::Slot, Phase::Cutover);
+    let issued = |scene: &Scene| {
+        let Scene { terms, evidence, fence, settling, asked, now } = scene;
+        let fence = fence.as_ref();
+        let case = Case { terms, asked: *asked, asked_at: None, evidence, fence, settling, now: *now };
+        let receipt = Receipt::issue(&case, &ReceiptTerms::default(), PgTimestamp(0));
+        (receipt.target_lsn, receipt.fenced_at, receipt.nonce)
+    };
+    assert_eq!(issued(&scene), (Some(T), Some(PgTimestamp(0)), Some("n".into())));
+    scene.asked.target_lsn = Some(Lsn(0xf80));
+    assert_eq!(issued(&scene), (Some(Lsn(0xf80)), None, None));
+    scene.asked = Asked::of(Phase::Preflight);
+    assert_eq!(issued(&scene), (None, None, None), "before the fence nothing was proven of it");
 }
