@@ -122,7 +122,8 @@ pub(super) struct GateSection {
     #[serde(default, deserialize_with = "as_some")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     min_safe_wal: Option<Size>,
-    /// What may be missing on the target: "schema.name" of tables and materialized views, or "large objects".
+    /// What may be missing on the target: "schema.name" of tables and materialized views, or "large objects". Tables without a
+    /// key are compared with data = true all the same, where both sides have them: they are carried over by hand.
     #[serde(default, deserialize_with = "as_texts")]
     accept_unreplicated: BTreeSet<String>,
     /// After a cutover the old source may be down: one that cannot be asked counts as silent.

@@ -59,8 +59,9 @@ const ACCEPTED: &str = "it is not replicated, which was accepted";
 /// How tables are compared, or why they are not.
 pub(super) type Planned = Result<Plan, Box<TableReport>>;
 
-/// What is to be done with each table, by name. Of those that are accepted as not replicated, the ones that nobody publishes
-/// are only mentioned.
+/// What is to be done with each table, by name. Of those that are accepted as not replicated, the ones without a key are
+/// compared where both sides have them: nothing can replicate those, and they are carried over by hand. The rest is only
+/// mentioned.
 pub(super) fn plans(
     subjects: &[Subject],
     source: &Catalog,
@@ -92,7 +93,17 @@ pub(super) fn plans(
     for relation in source.relations.values().filter(|relation| is_table(relation)) {
         let name = relation.table_name();
         if accepted.contains(&name.to_string()) && !named.contains(&name) {
-            plans.push((name.clone(), Err(unseen(name, State::Skipped, ACCEPTED))));
+            let other = there.get(&name).copied().filter(|other| is_table(other));
+            let by_hand = !relation.unlogged && !everything && relation.keys().is_empty();
+            let planned = match other.filter(|_| by_hand) {
+                Some(_) => {
+                    let mut subject = Subject::whole(relation.oid, scope::leaves(source, relation));
+                    subject.notes.push("it is not replicated, and carried over by hand".into());
+                    plan(&subject, relation, source, other, target)
+                }
+                None => Err(unseen(name.clone(), State::Skipped, ACCEPTED)),
+            };
+            plans.push((name, planned));
         }
     }
     plans.sort_by(|(a, _), (b, _)| a.cmp(b));

@@ -37,6 +37,13 @@ pub(super) struct Subject {
     pub(super) notes: Vec<String>,
 }
 
+impl Subject {
+    /// All of a table.
+    pub(super) fn whole(table: Oid, leaves: BTreeSet<Oid>) -> Subject {
+        Subject { table, leaves, columns: None, filter: None, notes: Vec::new() }
+    }
+}
+
 /// What a scope comes to.
 enum Chosen {
     All,
@@ -124,17 +131,13 @@ fn all(catalog: &Catalog) -> Vec<Subject> {
     let is = |relation: &&Relation| {
         matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned) && !relation.partition
     };
-    catalog.relations.values().filter(is).map(|table| subject(table.oid, leaves(catalog, table))).collect()
+    catalog.relations.values().filter(is).map(|table| Subject::whole(table.oid, leaves(catalog, table))).collect()
 }
 
 /// The tables that hold the rows of a table.
 pub(super) fn leaves(catalog: &Catalog, table: &Relation) -> BTreeSet<Oid> {
     let tree = catalog.tree(table).into_iter();
     tree.filter(|relation| !relation.is_partitioned()).map(|relation| relation.oid).collect()
-}
-
-fn subject(table: Oid, leaves: BTreeSet<Oid>) -> Subject {
-    Subject { table, leaves, columns: None, filter: None, notes: Vec::new() }
 }
 
 /// What publications publish, together. A table that one of them shows as a partition, and another as a part of its root, is
@@ -167,7 +170,8 @@ fn published(
         let columns: BTreeSet<Box<str>> = columns.map(|column| column.name.clone()).collect();
         let filter = filters.get(&(one.publication.name.to_string(), table.oid));
         let is_new = !subjects.contains_key(&table.oid);
-        let (subject, rows) = subjects.entry(table.oid).or_insert_with(|| (subject(table.oid, BTreeSet::new()), None));
+        let (subject, rows) =
+            subjects.entry(table.oid).or_insert_with(|| (Subject::whole(table.oid, BTreeSet::new()), None));
         subject.leaves.insert(one.table.oid);
         subject.columns.get_or_insert_default().extend(columns);
         // Rows are published that any of the publications publishes; of one without a filter, all.
@@ -228,7 +232,7 @@ async fn replicated(source: &Sessions, catalog: &Catalog, names: &BTreeSet<Strin
         let filter: Option<String> = read(source, row, 2)?;
         let columns: Option<BTreeSet<Box<str>>> = columns.map(|list| list.into_iter().map(Into::into).collect());
         match subjects.last_mut().filter(|known| known.table == table) {
-            None => subjects.push(Subject { columns, filter, ..subject(table, leaves(catalog, relation)) }),
+            None => subjects.push(Subject { columns, filter, ..Subject::whole(table, leaves(catalog, relation)) }),
             Some(known) => {
                 known.columns = known.columns.take().zip(columns).map(|(known, more)| &known | &more);
                 known.filter = known.filter.take().zip(filter).map(|(known, more)| format!("({known}) OR ({more})"));

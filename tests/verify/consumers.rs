@@ -7,6 +7,7 @@ use walgate::verify::{self, Error, Options, Outcome, Report, Scope};
 
 use crate::scene::{Pair, gate as gate_command};
 use crate::support::client::connector;
+use crate::support::command::Outcome;
 
 impl Pair {
     /// Compares by the library what the readers of a slot are sent.
@@ -69,7 +70,8 @@ fn only_what_is_published_is_compared() {
     let report = pair.run(&Options { accepted: accepted.clone(), ..consumer("s") }).expect("it is compared");
     assert_eq!(report.outcome, Outcome::Equal);
     let audit = report.tables.iter().find(|table| table.table.to_string() == "public.audit").expect("it is mentioned");
-    assert_eq!(audit.state, verify::State::Skipped);
+    // It has no key, so that nothing can replicate it: it is to be carried over by hand.
+    assert_eq!(audit.state, verify::State::Equal);
     let asked = Options { accepted, tables: vec!["public.audit".to_owned()], ..consumer("s") };
     assert_eq!(pair.run(&asked).expect("it is compared").tables[0].state, verify::State::Equal);
     pair.to.run("UPDATE root SET v = 'B' WHERE id = 11; DELETE FROM twice WHERE id = 3");
@@ -85,8 +87,8 @@ fn only_what_is_published_is_compared() {
 #[test]
 fn a_gate_says_what_is_compared_with_what() {
     let pair = Pair::start(16, 17);
-    pair.both("CREATE TABLE t (id serial PRIMARY KEY); CREATE TABLE audit (at date); CREATE SEQUENCE own");
-    pair.from.run("INSERT INTO audit VALUES ('today'); INSERT INTO t DEFAULT VALUES; SELECT setval('own', 5); CREATE PUBLICATION p FOR TABLE t");
+    pair.both("CREATE TABLE t (id serial PRIMARY KEY); CREATE TABLE audit (at date); CREATE TABLE log (id int PRIMARY KEY); CREATE SEQUENCE own");
+    pair.from.run("INSERT INTO audit VALUES ('today'); INSERT INTO log VALUES (1); INSERT INTO t DEFAULT VALUES; SELECT setval('own', 5); CREATE PUBLICATION p FOR TABLE t");
     pair.subscribe("green_sub", "p");
     let (source, target) = (pair.source.dsn("postgres"), pair.target.dsn("postgres"));
     let directory = tempfile::tempdir().expect("a directory");
@@ -94,7 +96,7 @@ fn a_gate_says_what_is_compared_with_what() {
     let gate = |name: &str, kind: &str, target: &str| {
         format!(
             "[[gate]]\nname = \"{name}\"\nsource = \"blue\"\nconsumers = [\"green_sub\"]\n\
-             accept_unreplicated = [\"public.audit\", \"public.own\"]\n[gate.target]\nkind = \"{kind}\"\n{target}\n"
+             accept_unreplicated = [\"public.audit\", \"public.log\", \"public.own\"]\n[gate.target]\nkind = \"{kind}\"\n{target}\n"
         )
     };
     let configuration = format!(
@@ -104,15 +106,20 @@ fn a_gate_says_what_is_compared_with_what() {
     );
     std::fs::write(&file, configuration).expect("it is written");
     let file = file.to_str().expect("it is UTF-8");
-    let told = gate_command(&["verify", "blue-green", "-c", file, "--format", "json"]);
-    assert_eq!(told.status, Some(0), "{told:?}");
+    let verified = || gate_command(&["verify", "blue-green", "-c", file, "--format", "json"]);
+    let told = verified();
+    assert_eq!(told.status, Some(1), "{told:?}");
+    let state = |told: &Outcome, table: &str| told.table(table)["state"].as_str().unwrap().to_owned();
     assert_eq!(
-        (told.table("public.t")["state"].as_str(), told.table("public.audit")["state"].as_str()),
-        (Some("equal"), Some("skipped"))
+        (state(&told, "public.t"), state(&told, "public.audit"), state(&told, "public.log")),
+        ("equal".into(), "different".into(), "skipped".into()),
+        "what has no key is carried over by hand, and the rest left alone"
     );
+    pair.to.run("INSERT INTO audit VALUES ('today')");
+    assert_eq!(verified().status, Some(0));
     let told = gate_command(&["verify", "blue-green", "-c", file]);
     assert!(
-        told.output.contains("1 equal, 1 skipped: all rows are equal of the tables that were looked at."),
+        told.output.contains("2 equal, 1 skipped: all rows are equal of the tables that were looked at."),
         "{told:?}"
     );
     let told = gate_command(&["sequences", "blue-green", "-c", file, "--apply", "--yes"]);
