@@ -109,14 +109,27 @@ impl<'a> Case<'a> {
         Ok(value)
     }
 
-    /// A piece that a large catalog is read for, which takes its time: it counts for a minute, but not from before the fence.
+    /// A piece that a large catalog is read for, which takes its time: it counts for a minute, and for as long as no
+    /// transaction id is given behind a fence, without which no catalog changes; but not from before the fence.
     ///
     /// # Errors
     /// If it is missing or too old, with why.
     pub fn settled<T>(&self, piece: &'a Piece<T>) -> Result<&'a T, String> {
-        let value = piece.fresh(self.now, SETTLED.max(self.terms.limits.staleness))?;
+        let is_still = self.is_fenced() && self.fence().is_some_and(|fence| self.is_still(&fence));
+        let lasts = if is_still { Duration::MAX } else { SETTLED.max(self.terms.limits.staleness) };
+        let value = piece.fresh(self.now, lasts)?;
         self.since_fence(piece)?;
         Ok(value)
+    }
+
+    /// Whether what is asked speaks of a fence.
+    pub(super) fn is_fenced(&self) -> bool {
+        matches!(self.asked.phase, Phase::Cutover | Phase::Rollback)
+    }
+
+    /// Whether no transaction id was given since the fence.
+    pub(super) fn is_still(&self, fence: &Fence) -> bool {
+        self.activity().is_ok_and(|activity| fence.quiet_until == Some(activity.next_xid))
     }
 
     /// What was seen before the fence was set says nothing of what has happened since; nor, of a position of the caller's,
@@ -127,7 +140,7 @@ impl<'a> Case<'a> {
             Some(_) => self.asked_at,
             None => self.fence.and_then(|fence| fence.taken),
         };
-        let taken = taken.filter(|_| matches!(self.asked.phase, Phase::Cutover | Phase::Rollback));
+        let taken = taken.filter(|_| self.is_fenced());
         match piece {
             Piece::Seen { at, from, .. } if taken.is_some_and(|taken| *at < taken) => {
                 Err(format!("{from} has not been looked at since the fence was set"))

@@ -138,7 +138,7 @@ pub struct Side {
     /// Its sequences.
     pub sequences: Piece<Vec<Sequence>>,
     /// What no publication carries.
-    pub unreplicated: Piece<Vec<Unreplicated>>,
+    pub unreplicated: Piece<Arc<Vec<Unreplicated>>>,
     /// The subscriptions that it has itself, PostgreSQL's own or pglogical's.
     pub subscriptions: Piece<Vec<Subscription>>,
     /// Its WAL receiver, where it is a standby.
@@ -281,6 +281,8 @@ pub struct Unreplicated {
     pub name: String,
     /// What it is, and why it is left out: `unlogged table`.
     pub what: String,
+    /// A table without a key, which nothing can replicate: its rows are carried over by hand.
+    pub by_hand: bool,
 }
 
 /// What was seen of a consumer on the source.
@@ -295,7 +297,7 @@ pub struct ConsumerSide {
     /// Nobody is to decode what is published to it, as the source was configured (`observe = "poll"`).
     pub undecoded: bool,
     /// The tables that are published to it.
-    pub published: Piece<BTreeSet<TableName>>,
+    pub published: Piece<Arc<BTreeSet<TableName>>>,
 }
 
 /// A slot, and since when it is the same.
@@ -335,11 +337,18 @@ pub struct Subscription {
     pub tables: BTreeMap<TableName, String>,
     /// The furthest position of the source that it has applied (its replication origin); `None` before the first.
     pub applied: Option<Lsn>,
+    /// How far its worker has received what its publisher sends (pglogical's: applied), and by when that was answered, the
+    /// last time and the time before.
+    #[serde(skip)]
+    pub received: [Option<(Lsn, Instant)>; 2],
     /// Errors when applying and copying that were counted so far; `None` where the version does not count.
     pub errors: Option<u64>,
     /// Conflicts that were counted so far (PostgreSQL 18 and later).
     pub conflicts: Option<u64>,
-    /// The errors and conflicts that had been counted when the keeper first looked, or less since.
+    /// Since when they are counted, as a text that is another one after they were set back.
+    #[serde(skip)]
+    pub counted_since: Option<String>,
+    /// The errors and conflicts that had been counted when the keeper first looked; none once they were set back.
     #[serde(skip)]
     pub baseline: Option<u64>,
     /// The transaction that it is told to skip.

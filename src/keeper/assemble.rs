@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::gate::{ConsumerSide, Evidence, Kind, Piece, SlotEvidence, SlotSummary, Standing};
+use crate::gate::{ConsumerSide, Evidence, Kind, Piece, SlotEvidence, SlotSummary, Standing, Unreplicated};
 use crate::ident::{SlotName, TableName};
 use crate::identity::{Catalog, Finding};
 use crate::lag::{ConsumerReport, Observe, SourceLag};
@@ -85,14 +85,50 @@ pub(super) fn published(catalog: &Catalog, publications: &[String]) -> Result<BT
     Ok(tables)
 }
 
+/// What was made of a catalog, until there is another: it takes its time where there are many tables, and many ask.
+#[derive(Debug, Default)]
+pub(super) struct Lists {
+    of: Option<Arc<Catalog>>,
+    published: BTreeMap<Vec<String>, Made<BTreeSet<TableName>>>,
+    left_out: BTreeMap<Option<BTreeSet<String>>, Made<Vec<Unreplicated>>>,
+}
+
+/// A list, or what is missing to make it.
+type Made<T> = Result<Arc<T>, String>;
+
+impl Lists {
+    /// The lists of this catalog.
+    fn of(&mut self, catalog: &Arc<Catalog>) -> &mut Lists {
+        if self.of.as_ref().is_none_or(|known| !Arc::ptr_eq(known, catalog)) {
+            *self = Lists { of: Some(Arc::clone(catalog)), ..Lists::default() };
+        }
+        self
+    }
+
+    fn published(&mut self, catalog: &Arc<Catalog>, names: &[String]) -> Made<BTreeSet<TableName>> {
+        let known = self.of(catalog).published.entry(names.to_vec());
+        known.or_insert_with(|| published(catalog, names).map(Arc::new)).clone()
+    }
+
+    fn left_out(
+        &mut self,
+        catalog: &Arc<Catalog>,
+        kind: Kind,
+        publications: Option<BTreeSet<String>>,
+    ) -> Made<Vec<Unreplicated>> {
+        let known = self.of(catalog).left_out.entry(publications.clone());
+        known.or_insert_with(|| unreplicated(catalog, kind, publications.as_ref()).map(Arc::new)).clone()
+    }
+}
+
 /// Adds what the source's catalog says of each consumer's publications: which tables they publish, what they leave out, and
 /// what is wrong with them.
 pub(super) fn add_published(
     evidence: &mut Evidence,
-    catalog: Piece<Arc<Catalog>>,
-    findings: Piece<Vec<Finding>>,
+    (catalog, findings): (Piece<Arc<Catalog>>, Piece<Vec<Finding>>),
     source: &Source,
     kind: Kind,
+    lists: &mut Lists,
 ) {
     let subscriptions = evidence.target.subscriptions.value();
     let mut all: Option<BTreeSet<String>> = Some(BTreeSet::new());
@@ -104,7 +140,7 @@ pub(super) fn add_published(
             _ => source.lag().command(slot).and_then(publication_names),
         };
         consumer.published = catalog.clone().and_then(|catalog| match &publications {
-            Some(names) => published(&catalog, names),
+            Some(names) => lists.published(&catalog, names),
             None => Err(format!("the publications of {slot} are not known")),
         });
         all = all.zip(publications).map(|(mut all, publications)| {
@@ -112,7 +148,7 @@ pub(super) fn add_published(
             all
         });
     }
-    evidence.source.unreplicated = catalog.and_then(|catalog| unreplicated(&catalog, kind, all.as_ref()));
+    evidence.source.unreplicated = catalog.and_then(|catalog| lists.left_out(&catalog, kind, all.clone()));
     // Where a consumer's publications are not known, every finding may concern it.
     let concerns = |finding: &Finding| match (&all, &finding.publication) {
         (Some(all), Some(publication)) => all.contains(publication),
@@ -140,4 +176,18 @@ pub(super) fn audited(source: &Source, now: Instant) -> (Piece<Arc<Catalog>>, Pi
 
 fn publication_names(command: &StartReplication) -> Option<Vec<String>> {
     Some(listed_publications(command.mode.option("publication_names")??))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_are_made_once_of_a_catalog() {
+        let (first, second) = (Arc::new(Catalog::default()), Arc::new(Catalog::default()));
+        let mut lists = Lists::default();
+        let mut of = |catalog| lists.left_out(catalog, Kind::Subscription, None).expect("it may be read");
+        let (made, again, other) = (of(&first), of(&first), of(&second));
+        assert!(Arc::ptr_eq(&made, &again) && !Arc::ptr_eq(&made, &other));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio_util::task::AbortOnDropHandle;
 
@@ -15,9 +15,20 @@ use crate::verify::{self, Options};
 #[derive(Default)]
 pub(super) struct Comparing {
     seen: Arc<Mutex<BTreeMap<Way, Piece<DataEvidence>>>>,
-    /// Under which fence, by what. It ends with the keeper.
-    under_way: Mutex<BTreeMap<Way, (Instant, AbortOnDropHandle<()>)>>,
+    /// The last one that was begun. It ends with the keeper.
+    under_way: Mutex<BTreeMap<Way, Begun>>,
 }
+
+/// A comparison that was begun.
+struct Begun {
+    /// Under which fence.
+    under: Instant,
+    at: Instant,
+    task: AbortOnDropHandle<()>,
+}
+
+/// Between two attempts to compare.
+const AGAIN: Duration = Duration::from_secs(5);
 
 impl Comparing {
     /// What the last comparison has shown; before the first, that nothing was compared under any fence.
@@ -37,7 +48,9 @@ impl Comparing {
     ) {
         let mut under_way = lock(&self.under_way);
         let done = self.seen(way).value().is_some_and(|data| data.under == Some(under));
-        if done || under_way.get(&way).is_some_and(|(of, task)| *of == under && !task.is_finished()) {
+        let is_tried =
+            |begun: &Begun| begun.under == under && (!begun.task.is_finished() || begun.at.elapsed() < AGAIN);
+        if done || under_way.get(&way).is_some_and(is_tried) {
             return;
         }
         let Some(options) = Options::of(terms, phase) else { return };
@@ -56,6 +69,7 @@ impl Comparing {
             };
             lock(&seen).insert(way, piece);
         };
-        under_way.insert(way, (under, AbortOnDropHandle::new(tokio::spawn(compare))));
+        let task = AbortOnDropHandle::new(tokio::spawn(compare));
+        under_way.insert(way, Begun { under, at: Instant::now(), task });
     }
 }

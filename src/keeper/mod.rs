@@ -35,6 +35,7 @@ use crate::source::evidence::activity::Reach;
 use crate::source::evidence::replica::Replica;
 use crate::source::{self, Failure, Source, lock, take_fence};
 use crate::time::PgTimestamp;
+use assemble::Lists;
 use data::Comparing;
 use waiting::Waiting;
 use witness::Witness;
@@ -66,6 +67,7 @@ pub struct Keeper {
     replica: Option<Replica>,
     replica_seen: Mutex<Piece<Lsn>>,
     data: Comparing,
+    lists: Mutex<BTreeMap<Way, Lists>>,
     fences: Mutex<BTreeMap<Way, Fence>>,
     /// One fence is taken at a time.
     fencing: tokio::sync::Mutex<()>,
@@ -100,7 +102,7 @@ impl Keeper {
     /// A keeper of this gate, which is over this source.
     pub fn new(config: config::Gate, source: Arc<Source>) -> Keeper {
         let terms = config.terms.clone();
-        let reach = Reach::of(terms.kind);
+        let (reach, staleness) = (Reach::of(terms.kind), terms.limits.staleness);
         let target = config.target.clone().map(|connector| {
             let stale_after = source.lag().stale_after();
             let observe = if terms.reverse.is_some() { Observe::Slot } else { Observe::Poll };
@@ -110,18 +112,19 @@ impl Keeper {
                 lag.copy_only(reverse.consumers.iter().cloned());
                 lag.keep_copies(reverse.consumers.iter().cloned());
             }
-            Witness::new(Arc::new(target), reach)
+            Witness::new(Arc::new(target), reach, terms.limits.staleness)
         });
         let replica = config.statz.clone().map(|statz| Replica::new(statz.url, statz.password));
         Keeper {
             terms: Arc::new(terms),
             config,
             receipt: Mutex::default(),
-            source: Witness::new(source, reach),
+            source: Witness::new(source, reach, staleness),
             target,
             replica,
             replica_seen: Mutex::default(),
             data: Comparing::default(),
+            lists: Mutex::default(),
             fences: Mutex::default(),
             fencing: tokio::sync::Mutex::default(),
             demand: Mutex::default(),
@@ -394,12 +397,16 @@ impl Keeper {
         if let Some(target) = target {
             evidence.target = Side { standing: standing(&target.source().lag()), ..target.side() };
         }
-        let (catalog, findings) = if phase.is_back() {
-            (source.catalog(), Piece::default())
-        } else {
-            assemble::audited(source.source(), now)
-        };
-        assemble::add_published(&mut evidence, catalog, findings, source.source(), self.terms.kind);
+        // No check of the phase post asks for them.
+        if phase != Phase::Post {
+            let audited = match phase.is_back() {
+                true => (source.catalog(), Piece::default()),
+                false => assemble::audited(source.source(), now),
+            };
+            let mut lists = lock(&self.lists);
+            let lists = lists.entry(Way::of(phase)).or_default();
+            assemble::add_published(&mut evidence, audited, source.source(), self.terms.kind, lists);
+        }
         evidence
     }
 

@@ -8,6 +8,10 @@ use crate::gate::{Kind, Phase, Terms};
 /// How long parts count that cost more to read.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// How long it counts that a replication connection was opened: each takes a walsender for a moment, and consumers need
+/// them.
+const OPENED: Duration = Duration::from_secs(30);
+
 /// A part of the evidence of one server that is had by asking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
@@ -19,6 +23,8 @@ pub(super) enum Part {
     Sequences,
     Writable,
     Timeline,
+    /// Whether walgate's role opens replication connections, which is found out by [`Part::Timeline`]'s question.
+    Role,
     Settings,
     Schema,
     /// Of the side that a rollback takes for the source; that of the gate's source is audited anyway.
@@ -26,14 +32,18 @@ pub(super) enum Part {
 }
 
 impl Part {
-    /// How old it may be before it is read anew: what costs more, or changes seldom, only every few seconds.
-    pub(super) fn lasts(self) -> Duration {
-        match self {
+    /// How old it may be before it is read anew, where nothing older than `staleness` counts: what costs more, or changes
+    /// seldom, only every few seconds.
+    pub(super) fn lasts(self, staleness: Duration) -> Duration {
+        let lasts = match self {
             Part::Reached | Part::Activity | Part::Subscriptions | Part::Receiver => Duration::ZERO,
             Part::Sequences => Duration::from_secs(1),
             Part::Settings | Part::Schema | Part::Catalog => SLOW,
             Part::Timeline | Part::Writable => SLOW,
-        }
+            // It counts for longer.
+            Part::Role => return OPENED,
+        };
+        lasts.min(staleness / 2)
     }
 }
 
@@ -43,7 +53,7 @@ pub(super) fn of_source(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
     let mut parts = BTreeSet::from([Part::Reached, Part::Activity]);
     match phase {
         Phase::Preflight => {
-            parts.extend([Part::Settings, Part::Timeline]);
+            parts.extend([Part::Settings, Part::Role]);
             if database {
                 parts.extend([Part::Schema, Part::Sequences]);
             }
@@ -70,11 +80,11 @@ pub(super) fn of_target(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
     let mut parts = BTreeSet::from([Part::Reached]);
     match (phase, terms.kind) {
         (_, Kind::Slot | Kind::Zero) => {}
-        (Phase::Preflight, Kind::Standby) => parts.extend([Part::Receiver, Part::Timeline]),
+        (Phase::Preflight, Kind::Standby) => parts.extend([Part::Receiver, Part::Role]),
         (Phase::Preflight, _) => {
             parts.extend([Part::Settings, Part::Schema, Part::Sequences, Part::Subscriptions]);
             if terms.reverse.is_some() {
-                parts.insert(Part::Timeline);
+                parts.insert(Part::Role);
             }
         }
         (Phase::Cutover | Phase::Rollback, Kind::Standby) => parts.extend([Part::Receiver, Part::Timeline]),
@@ -85,4 +95,28 @@ pub(super) fn of_target(terms: &Terms, phase: Phase) -> BTreeSet<Part> {
         }
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_grows_too_old_to_count_before_it_is_read_anew() {
+        const PARTS: [Part; 7] = [
+            Part::Activity,
+            Part::Subscriptions,
+            Part::Sequences,
+            Part::Settings,
+            Part::Schema,
+            Part::Timeline,
+            Part::Writable,
+        ];
+        for seconds in 1..10 {
+            let staleness = Duration::from_secs(seconds);
+            assert!(PARTS.iter().all(|part| part.lasts(staleness) < staleness), "{staleness:?}");
+        }
+        // Each takes a walsender.
+        assert!(Part::Role.lasts(Duration::from_secs(5)) >= OPENED);
+    }
 }

@@ -16,6 +16,12 @@ use crate::source::lock;
 const WAITED_FOR: Duration = Duration::from_millis(50);
 const ASKED_FOR: Duration = Duration::from_secs(1);
 
+/// Between two attempts to look before anybody asks, at the most.
+const TRIED_AGAIN: Duration = Duration::from_secs(30);
+
+/// How much longer than a round the rest after it is, while somebody waits: a server that takes its time is asked less often.
+const REST: u32 = 2;
+
 /// For how long a phase that was asked about is gathered for.
 const IN_DEMAND: Duration = Duration::from_secs(10);
 
@@ -31,12 +37,16 @@ impl Keeper {
         }
         let back = self.terms.reverse.as_ref().map(|_| &self.source);
         let subscriptions = BTreeSet::from([Part::Subscriptions]);
-        for side in self.target.iter().chain(back) {
+        let seen = async |side: Option<&Witness>| {
+            let Some(side) = side else { return };
+            let mut pause = ASKED_FOR;
             while side.side().subscriptions.value().is_none() {
                 side.ask(&subscriptions, None).await;
-                sleep(ASKED_FOR).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(TRIED_AGAIN);
             }
-        }
+        };
+        tokio::join!(seen(self.target.as_ref()), seen(back));
     }
 
     /// Gathers in rounds while somebody asks.
@@ -56,7 +66,10 @@ impl Keeper {
             let fenced = |phase| self.standing(phase).and_then(|fence| fence.taken);
             let (fenced, fenced_back) = (fenced(Phase::Cutover), fenced(Phase::Rollback));
             if audited.is_none_or(|at| is_over(at, begun, AUDITED, fenced)) {
-                self.source.source().want_audit();
+                match fenced.filter(|fenced| audited.is_none_or(|at| at < *fenced)) {
+                    Some(_) => self.source.source().hurry_audit(),
+                    None => self.source.source().want_audit(),
+                }
                 audited = Some(begun);
             }
             let mut wanted: [BTreeSet<Part>; 2] = Default::default();
@@ -70,9 +83,19 @@ impl Keeper {
                 }
             }
             let [source, target] = &wanted;
+            let sides = [(Some(&self.source), source, fenced), (self.target.as_ref(), target, fenced_back)];
+            // What a subscription has received is compared with what the other side had written after that.
+            let [of_source, of_target] = sides.map(|(side, wanted, fenced)| subscriptions(side, wanted, fenced));
+            let (source_answers, target_answers) = tokio::join!(of_source, of_target);
+            let [of_source, of_target] = sides.map(|(side, wanted, fenced)| rest(side, wanted, fenced));
+            let of_source = async {
+                if source_answers {
+                    of_source.await
+                }
+            };
             let of_target = async {
-                if let Some(witness) = &self.target {
-                    round(witness, target, fenced_back).await;
+                if target_answers {
+                    of_target.await
                 }
             };
             let of_replica = async {
@@ -81,13 +104,15 @@ impl Keeper {
                     *lock(&self.replica_seen) = seen;
                 }
             };
-            tokio::join!(round(&self.source, source, fenced), of_target, of_replica, self.audited_since(fenced));
+            tokio::join!(of_source, of_target, of_replica);
+            let least = WAITED_FOR.max(begun.elapsed() * REST).min(ASKED_FOR);
+            self.audited_since(fenced).await;
             self.rounds.send_replace(Some((phases, begun)));
-            let pause = if self.waiting.load(Ordering::Relaxed) > 0 { WAITED_FOR } else { ASKED_FOR };
+            let pause = if self.waiting.load(Ordering::Relaxed) > 0 { least } else { ASKED_FOR };
             tokio::select! {
                 () = sleep(pause) => {}
                 // Not at once: many may ask one after the other.
-                () = self.demanded.notified() => sleep(WAITED_FOR).await,
+                () = self.demanded.notified() => sleep(least).await,
             }
         }
     }
@@ -103,11 +128,18 @@ impl Keeper {
     }
 }
 
-/// Asks one server for what is wanted, and has it looked at.
-async fn round(witness: &Witness, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
-    if wanted.is_empty() {
-        return;
+/// Asks one server for its subscriptions, where they are wanted; whether it answers.
+async fn subscriptions(witness: Option<&Witness>, wanted: &BTreeSet<Part>, fenced: Option<Instant>) -> bool {
+    match witness.filter(|_| wanted.contains(&Part::Subscriptions)) {
+        Some(witness) => witness.ask(&BTreeSet::from([Part::Subscriptions]), fenced).await,
+        None => true,
     }
+}
+
+/// Asks one server for what else is wanted, and has it looked at.
+async fn rest(witness: Option<&Witness>, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
+    let Some(witness) = witness.filter(|_| !wanted.is_empty()) else { return };
+    let wanted: BTreeSet<Part> = wanted.iter().copied().filter(|part| *part != Part::Subscriptions).collect();
     let mut looks = witness.source().looks();
     looks.mark_unchanged();
     witness.source().want_look();
@@ -115,5 +147,5 @@ async fn round(witness: &Witness, wanted: &BTreeSet<Part>, fenced: Option<Instan
         // If it does not come, what was seen last grows old.
         let _ = tokio::time::timeout(ASKED_FOR, looks.changed()).await;
     };
-    tokio::join!(witness.ask(wanted, fenced), look);
+    tokio::join!(witness.ask(&wanted, fenced), look);
 }

@@ -10,12 +10,14 @@ use tokio::time::timeout;
 use super::parts::Part;
 use crate::gate::{Piece, Side, Subscription};
 use crate::identity::Catalog;
+use crate::lsn::Lsn;
 use crate::source::catalog::failed;
 use crate::source::evidence;
 use crate::source::evidence::activity::Reach;
 use crate::source::evidence::timeline::{Timeline, timeline_of};
 use crate::source::sql::SqlSession;
 use crate::source::{ConnectError, Failure, Source, lock};
+use crate::time::PgTimestamp;
 use crate::verify::sequences;
 
 /// How long the parts of one round may take.
@@ -26,8 +28,11 @@ pub(super) struct Witness {
     source: Arc<Source>,
     /// Whose work counts.
     reach: Reach,
+    /// Nothing older counts.
+    staleness: Duration,
     seen: Mutex<Seen>,
-    session: tokio::sync::Mutex<Option<SqlSession>>,
+    /// With since when the server runs that it leads to.
+    session: tokio::sync::Mutex<Option<(SqlSession, PgTimestamp)>>,
     /// Whether a fence stands on it: then nothing is written there, by walgate neither.
     fenced: AtomicBool,
 }
@@ -42,15 +47,24 @@ struct Seen {
     catalog: Piece<Arc<Catalog>>,
     /// When each part was asked for last.
     asked: BTreeMap<Part, Instant>,
-    /// The errors and conflicts of each subscription when it was first looked at, or fewer since.
-    baselines: BTreeMap<String, u64>,
+    /// What is remembered of each subscription.
+    remembered: BTreeMap<String, Remembered>,
+}
+
+/// What is remembered of a subscription from one look to the next.
+#[derive(Default)]
+struct Remembered {
+    /// The errors and conflicts when it was first looked at; none once they were set back.
+    baseline: u64,
+    counted_since: Option<String>,
+    received: Option<(Lsn, Instant)>,
 }
 
 impl Witness {
-    /// Of this server, on which so much work counts.
-    pub(super) fn new(source: Arc<Source>, reach: Reach) -> Witness {
+    /// Of this server, on which so much work counts; what it has said, for so long.
+    pub(super) fn new(source: Arc<Source>, reach: Reach, staleness: Duration) -> Witness {
         let fenced = AtomicBool::new(false);
-        Witness { source, reach, seen: Mutex::default(), session: tokio::sync::Mutex::default(), fenced }
+        Witness { source, reach, staleness, seen: Mutex::default(), session: tokio::sync::Mutex::default(), fenced }
     }
 
     /// The server.
@@ -83,18 +97,18 @@ impl Witness {
         self.seen().catalog.clone()
     }
 
-    /// Asks for what is wanted and due: read too long ago, or before a fence was set there. If it does not answer, nothing
-    /// that it has said before counts any more.
-    pub(super) async fn ask(&self, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
+    /// Asks for what is wanted and due: read too long ago, or before a fence was set there; says whether it answers. If it does
+    /// not, nothing that it has said before counts any more.
+    pub(super) async fn ask(&self, wanted: &BTreeSet<Part>, fenced: Option<Instant>) -> bool {
         let begun = Instant::now();
         let due = |part: &Part| {
             let asked = self.seen().asked.get(part).copied();
-            asked.is_none_or(|asked| is_over(asked, begun, part.lasts(), fenced))
+            asked.is_none_or(|asked| is_over(asked, begun, part.lasts(self.staleness), fenced))
         };
         let due: Vec<Part> = wanted.iter().copied().filter(due).collect();
         let mut session = self.session.lock().await;
         let error = match timeout(DEADLINE, self.ask_for(&due, &mut session, begun)).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => error,
             Err(_) => Failure::Timeout(DEADLINE).into(),
         };
@@ -105,18 +119,20 @@ impl Witness {
         seen.asked.clear();
         seen.side = Side { stopped, ..Side::unseen(&why) };
         seen.catalog = Piece::Unseen(why);
+        false
     }
 
     async fn ask_for(
         &self,
         parts: &[Part],
-        session: &mut Option<SqlSession>,
+        session: &mut Option<(SqlSession, PgTimestamp)>,
         begun: Instant,
     ) -> Result<(), ConnectError> {
         let chosen = self.source.chosen();
-        let is_there =
-            |known: &SqlSession| !known.is_closed() && chosen.as_ref().is_none_or(|host| host == known.host());
-        let session = match session.take().filter(is_there) {
+        let is_there = |(known, _): &(SqlSession, PgTimestamp)| {
+            !known.is_closed() && chosen.as_ref().is_none_or(|host| host == known.host())
+        };
+        let (session, since) = match session.take().filter(is_there) {
             Some(known) => session.insert(known),
             None => {
                 // The host that is looked at: what another says proves nothing of it.
@@ -125,10 +141,16 @@ impl Witness {
                     Some(host) => connector.sql_at(host).await?,
                     None => connector.sql().await?,
                 };
-                evidence::ready(&new).await?;
-                session.insert(new)
+                let since = evidence::ready(&new).await?;
+                session.insert((new, since))
             }
         };
+        // One name may lead to several, and two standbys of one primary say the same of their histories.
+        let looked_at = self.source.lag().last_look().map(|(look, _)| look.running_since);
+        if looked_at.is_some_and(|looked_at| looked_at != *since) {
+            let problem = "the connection string leads to another server than a moment ago; name one host".into();
+            return Err(Failure::Protocol { during: "gathering evidence", problem }.into());
+        }
         for part in parts {
             if *part == Part::Writable && self.fenced.load(Ordering::Relaxed) {
                 continue;
@@ -143,7 +165,7 @@ impl Witness {
                 }
                 Part::Subscriptions => {
                     let seen = evidence::subscription::subscriptions(session).await?;
-                    let seen = seen.map(|subscriptions| self.seen().with_baselines(subscriptions));
+                    let seen = seen.map(|subscriptions| self.seen().with_remembered(subscriptions));
                     taken(seen, |side| &mut side.subscriptions)
                 }
                 Part::Settings => taken(evidence::settings::settings(session).await?, |side| &mut side.settings),
@@ -168,7 +190,7 @@ impl Witness {
                     self.seen().catalog = seen;
                     Box::new(|_| {})
                 }
-                Part::Timeline => {
+                Part::Timeline | Part::Role => {
                     let Timeline { history, forks } = timeline_of(&self.source.connector(), session.host()).await;
                     Box::new(|side| (side.replication, side.forks) = (history, forks))
                 }
@@ -214,17 +236,61 @@ impl Drop for Still<'_> {
 }
 
 impl Seen {
-    /// Notes what had gone wrong before walgate looked, so that what goes wrong since can be told from it.
-    fn with_baselines(&mut self, mut subscriptions: Vec<Subscription>) -> Vec<Subscription> {
+    /// Adds to what subscriptions show what they have shown before: what had gone wrong before walgate looked, so that what
+    /// goes wrong since can be told from it; and how far they had received.
+    fn with_remembered(&mut self, mut subscriptions: Vec<Subscription>) -> Vec<Subscription> {
         for subscription in &mut subscriptions {
             let troubles = subscription.troubles();
-            let baseline = self.baselines.entry(subscription.name.clone()).or_insert(troubles);
-            if troubles < *baseline {
+            let remembered = self.remembered.entry(subscription.name.clone()).or_insert_with(|| Remembered {
+                baseline: troubles,
+                counted_since: subscription.counted_since.clone(),
+                received: None,
+            });
+            if troubles < remembered.baseline || subscription.counted_since != remembered.counted_since {
                 // They were set back, and count anew.
-                *baseline = 0;
+                remembered.baseline = 0;
             }
-            subscription.baseline = Some(*baseline);
+            remembered.counted_since.clone_from(&subscription.counted_since);
+            subscription.baseline = Some(remembered.baseline);
+            subscription.received[1] = std::mem::replace(&mut remembered.received, subscription.received[0]);
         }
         subscriptions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(seen: &mut Seen, errors: u64, since: &str, received: (Lsn, Instant)) -> Subscription {
+        let subscription = Subscription {
+            errors: Some(errors),
+            counted_since: Some(since.into()),
+            received: [Some(received), None],
+            ..Subscription::default()
+        };
+        seen.with_remembered(vec![subscription]).remove(0)
+    }
+
+    #[test]
+    fn what_was_counted_before_the_first_look_is_told_from_what_was_counted_after_a_reset() {
+        let now = Instant::now();
+        for (errors, since, baseline) in
+            [(5, "then", 5), (6, "then", 5), (4, "then", 0), (5, "later", 0), (9, "later", 0)]
+        {
+            let mut seen = Seen::default();
+            assert_eq!(look(&mut seen, 5, "then", (Lsn(1), now)).baseline, Some(5));
+            assert_eq!(look(&mut seen, errors, since, (Lsn(1), now)).baseline, Some(baseline), "{errors} {since}");
+            assert!(look(&mut seen, 9, since, (Lsn(1), now)).baseline <= Some(baseline), "{errors} {since}");
+        }
+    }
+
+    #[test]
+    fn what_was_received_is_remembered_from_one_look_to_the_next() {
+        let (first, second) = (Instant::now(), Instant::now() + Duration::from_secs(1));
+        let mut seen = Seen::default();
+        assert_eq!(look(&mut seen, 0, "then", (Lsn(1), first)).received, [Some((Lsn(1), first)), None]);
+        let both = [Some((Lsn(2), second)), Some((Lsn(1), first))];
+        assert_eq!(look(&mut seen, 0, "then", (Lsn(2), second)).received, both);
     }
 }

@@ -43,6 +43,8 @@ pub struct SourcePoll {
     pub database: String,
     /// Which history.
     pub history: History,
+    /// Since when it runs.
+    pub running_since: PgTimestamp,
     /// Whether it is a standby.
     pub in_recovery: bool,
     /// How far its WAL is flushed (on a standby: replayed).

@@ -69,6 +69,7 @@ impl Bench {
             server: "here".into(),
             database: "app".into(),
             history: self.history,
+            running_since: at(0),
             in_recovery: false,
             flushed: Lsn(flushed),
             server_time: at(1000 + second as i64),

@@ -92,6 +92,7 @@ async fn watch(
     let mut pause = INTERVAL;
     loop {
         source.audit_wanted().now_or_never();
+        source.audit_hurried().now_or_never();
         let (begun, observed_at, scope) = (Instant::now(), PgTimestamp::now(), source.scope());
         *attempt = Some(begun);
         let (audited, took) = match timeout(DEADLINE, look(&session, &scope, values)).await {
@@ -110,8 +111,13 @@ async fn watch(
         let ended = Instant::now();
         pause = tokio::select! {
             () = sleep(wait) => (pause * SLOWING).min(INTERVAL),
+            () = source.audit_hurried() => DISTANCE,
             () = source.audit_wanted() => {
-                sleep(DISTANCE.max(rest).saturating_sub(ended.elapsed())).await;
+                let rested = sleep(DISTANCE.max(rest).saturating_sub(ended.elapsed()));
+                tokio::select! {
+                    () = rested => {}
+                    () = source.audit_hurried() => {}
+                }
                 DISTANCE
             }
         };

@@ -23,6 +23,8 @@ pub(super) struct Audits {
     passive: AtomicBool,
     /// Wakes the auditor before its time.
     wanted: Notify,
+    /// Wakes it at once.
+    hurried: Notify,
     newest: watch::Sender<Option<Arc<AuditReport>>>,
     /// Why the last attempt failed.
     failure: Mutex<Option<String>>,
@@ -100,6 +102,7 @@ impl Default for Audits {
             scope: Mutex::default(),
             passive: AtomicBool::new(false),
             wanted: Notify::new(),
+            hurried: Notify::new(),
             newest: watch::Sender::new(None),
             failure: Mutex::default(),
             changes: broadcast::Sender::new(CHANGES),
@@ -130,6 +133,12 @@ impl Source {
     /// way does not count for it.
     pub fn want_audit(&self) {
         self.audits.wanted.notify_one();
+    }
+
+    /// Asks for an audit that rests from none before it: somebody waits behind a fence for what is published. Not to be asked
+    /// for more often than a fence is set.
+    pub fn hurry_audit(&self) {
+        self.audits.hurried.notify_one();
     }
 
     /// The audits: the newest one, and what comes. Whether that one still counts, [`Source::audited`] knows.
@@ -167,6 +176,11 @@ impl Source {
     /// Waits until an audit is asked for. Cancel-safe.
     pub(super) async fn audit_wanted(&self) {
         self.audits.wanted.notified().await;
+    }
+
+    /// Waits until an audit is hurried. Cancel-safe.
+    pub(super) async fn audit_hurried(&self) {
+        self.audits.hurried.notified().await;
     }
 
     /// Takes an audit, and what has changed with it.

@@ -32,6 +32,7 @@ const LOOK: &str = r"
                CASE WHEN NOT standby
                    THEN ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int4 END AS timeline,
                standby, (SELECT system_identifier FROM pg_control_system()) AS system,
+               (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8 - 946684800000000 AS running_since,
                current_database()::text AS connected, pg_backend_pid() AS backend,
                least(current_setting('max_replication_slots')::int8 - (SELECT count(*) FROM pg_replication_slots),
                      current_setting('max_wal_senders')::int8 - (SELECT count(*) FROM pg_stat_replication)) AS spare,
@@ -236,6 +237,7 @@ fn read_server(row: &Row, session: &SqlSession) -> Result<SourcePoll, tokio_post
             system: row.try_get::<_, i64>("system")? as u64,
             timeline: row.try_get::<_, Option<i32>>("timeline")?.map(|timeline| timeline as u32),
         },
+        running_since: PgTimestamp(row.try_get("running_since")?),
         in_recovery: row.try_get("standby")?,
         // A standby that has replayed nothing yet says nothing: an error, and not the beginning of time.
         flushed: lsn(row.try_get("flushed")?),

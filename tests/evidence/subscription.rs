@@ -2,6 +2,7 @@
 
 use walgate::gate::Subscription;
 use walgate::lsn::Lsn;
+use walgate::scratch::Stop;
 use walgate::source::evidence::subscription::subscriptions;
 use walgate::source::sql::SqlSession;
 
@@ -84,6 +85,9 @@ async fn a_healthy_subscription_tells_the_end_of_the_last_commit_that_it_has_app
         let confirmed = format!("SELECT confirmed_flush_lsn >= '{fence}' FROM pg_replication_slots");
         subscribed.scene.sql.until(&confirmed, "t");
         assert_eq!(subscribed.look().await.applied, Some(applied));
+        // It has heard of it, all the same.
+        let heard = |s: &Subscription| s.received[0].is_some_and(|(received, _)| received >= fence);
+        subscribed.until("the fence to be received", heard).await;
         // Those of other databases are not this one's.
         assert_eq!(seen(subscriptions(&subscribed.scene.session("walgate", "postgres").await).await), []);
     }
@@ -163,6 +167,25 @@ async fn tables_that_are_unknown_to_it_or_not_copied_are_told_though_its_slot_mo
         confirmed();
         subscribed.target.run("TRUNCATE late");
         subscribed.until("both to be ready", |s| tables(s) == ["late:r", "t:r"]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_were_set_back_or_lost_are_told_from_those_of_before() {
+    for major in 15..=18 {
+        let mut subscribed = Subscribed::start(major).await;
+        subscribed.until("it to run", |s| s.running && tables(s) == ["t:r"]).await;
+        subscribed.target.run("INSERT INTO t VALUES (2, 2)");
+        subscribed.scene.sql.run("INSERT INTO t VALUES (2, 1)");
+        let since = subscribed.until("it to fail", |s| s.errors > Some(0)).await.counted_since;
+        subscribed.target.run("DELETE FROM t WHERE id = 2");
+        subscribed.until("it to go on", |s| s.running).await;
+        assert_eq!(subscribed.look().await.counted_since, since, "PostgreSQL {major}");
+        subscribed.target.run("SELECT pg_stat_reset_subscription_stats(oid) FROM pg_subscription");
+        let reset = subscribed.until("them to be set back", |s| s.counted_since != since).await.counted_since;
+        subscribed.scene.server.restart(Stop::Immediate).expect("it starts again");
+        subscribed.session = subscribed.scene.session("walgate", "target").await;
+        subscribed.until("them to be lost", |s| s.counted_since != reset).await;
     }
 }
 

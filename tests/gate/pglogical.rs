@@ -168,8 +168,16 @@ fn forth(fleet: &Fleet) {
 /// The way back, with the same proof.
 #[track_caller]
 fn back(fleet: &Fleet) {
-    let gate = fleet.gate("accept_unreplicated = [\"public.audit_log\"]");
+    // What has no key goes back by hand, and whether it did only the data tell.
+    let accepted = "accept_unreplicated = [\"public.audit_log\"]";
+    let gate = fleet.gate(accepted);
+    gate.check_until("rollback", "unreplicated", "unknown", "the rows of public.audit_log were copied back");
+    drop(gate);
     let (old, new) = (fleet.on_old(), fleet.on_new());
+    for sql in [&old, &new] {
+        sql.run("GRANT SELECT ON ALL TABLES IN SCHEMA public TO walgate");
+    }
+    let gate = fleet.gate(&format!("{accepted}\ndata = true"));
     gate.until("rollback", "fail", "no fence stands");
     new.run("INSERT INTO orders VALUES (6, 'on the new side')");
     let fence = |expected: u16| {
@@ -200,6 +208,10 @@ fn back(fleet: &Fleet) {
     mend_sequences(fleet, "rollback");
     gate.until("rollback", "pass", "");
     assert_eq!(old.value("SELECT count(*) FROM orders"), "8");
+    assert_eq!(gate.send("DELETE", "/fence?phase=rollback").0, 204);
+    new.run("INSERT INTO audit_log VALUES ('on the new side')");
+    fence(201);
+    gate.check_until("rollback", "data", "fail", "public.audit_log");
     // Keyless tables were not carried back by anybody.
     drop(gate);
     let gate = fleet.gate("");

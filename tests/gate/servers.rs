@@ -45,6 +45,44 @@ fn a_source_that_crashes_behind_the_fence_does_not_lose_what_was_before() {
 }
 
 #[test]
+fn a_subscription_that_reads_a_slot_of_the_same_name_elsewhere_is_not_taken_for_the_consumer() {
+    let pair = Pair::start(18, 18);
+    let (blue, green) = pair.databases("app");
+    let third = Pair::start(18, 18);
+    let (elsewhere, _) = third.databases("app");
+    let subscription = |of: &Server, more: &str| {
+        format!("CREATE SUBSCRIPTION app CONNECTION '{}' PUBLICATION everything {more}", of.dsn("app"))
+    };
+    green.run(&subscription(&third.source, ""));
+    // Somebody else reads the slot on blue, which is called the same.
+    Sql::connect(&pair.target.dsn("postgres")).run("CREATE DATABASE other");
+    let other = Sql::connect(&pair.target.dsn("other"));
+    other.run("CREATE TABLE orders (id int PRIMARY KEY, note text)");
+    other.run(&subscription(&pair.source, ""));
+    for sql in [&green, &other] {
+        let ready = "SELECT string_agg(DISTINCT srsubstate::text, '') FROM pg_subscription_rel AS state \
+                     JOIN pg_subscription AS own ON own.oid = srsubid JOIN pg_database AS here ON here.oid = subdbid \
+                     WHERE datname = current_database()";
+        sql.until(ready, "r");
+    }
+    let target = format!("[gate.target]\nkind = \"subscription\"\ndsn = \"{}\"", dsn(&pair.target, "app"));
+    let gate = Gate::start(&dsn(&pair.source, "app"), Way::Slot, &["app"], &target);
+    let written = "SELECT pg_logical_emit_message(false, 'x', repeat('x', 20000000))";
+    blue.run(written);
+    gate.fence();
+    gate.check_until("cutover", "caught-up", "pass", "");
+    gate.check_until("cutover", "subscription", "wait", "app has received up to");
+    elsewhere.run(written);
+    elsewhere.run(written);
+    gate.check_until("cutover", "subscription", "fail", "it reads another server");
+    green.run("ALTER SUBSCRIPTION app DISABLE; ALTER SUBSCRIPTION app SET (slot_name = NONE); DROP SUBSCRIPTION app");
+    other.run("ALTER SUBSCRIPTION app DISABLE");
+    other.run("ALTER SUBSCRIPTION app SET (slot_name = NONE); DROP SUBSCRIPTION app");
+    green.run(&subscription(&pair.source, "WITH (create_slot = false, copy_data = false)"));
+    gate.until("cutover", "pass", "");
+}
+
+#[test]
 fn another_server_behind_the_same_address_is_not_taken_for_the_source() {
     let pair = Pair::start(18, 18);
     let (blue, green) = pair.databases("app");

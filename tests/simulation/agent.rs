@@ -1,11 +1,11 @@
 //! walgate: the real models and the real judge, and around them what the poller, the keeper and the proxy do, one step at
 //! a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use walgate::gate::{
-    Activity, Asked, Barrier, Case, Evidence, Fence, Phase, Piece, Receiver, Settling, Standing, Status, Stray,
+    Activity, Asked, Barrier, Case, Evidence, Fence, Fork, Phase, Piece, Receiver, Settling, Standing, Status, Stray,
     Subscription, Taken, Terms, Verdict, judge,
 };
 use walgate::ident::SlotName;
@@ -42,6 +42,7 @@ pub(crate) struct TargetPieces {
     pub(crate) subscriptions: Piece<Vec<Subscription>>,
     pub(crate) replica: Piece<Lsn>,
     pub(crate) standing: Piece<Standing>,
+    pub(crate) forks: Piece<Vec<Fork>>,
     pub(crate) receiver: Piece<Receiver>,
 }
 
@@ -145,6 +146,7 @@ impl Agent {
                     server: "here".into(),
                     database: "app".into(),
                     history: server.history(),
+                    running_since: PgTimestamp(0),
                     in_recovery: false,
                     flushed: server.flushed,
                     server_time: server.clock(since),
@@ -233,7 +235,7 @@ impl Agent {
                         flushed,
                         after: look.seen,
                         history: server.history(),
-                        forks: None,
+                        forks: Some(server.forks.clone()),
                         in_recovery: false,
                         at: PgTimestamp(0),
                     };
@@ -278,13 +280,14 @@ impl Agent {
         evidence.source.sequences = Piece::Seen { value: Vec::new(), at: now, from };
         evidence.target.sequences = evidence.source.sequences.clone();
         evidence.target.subscriptions = self.target.subscriptions.clone();
-        evidence.source.unreplicated = Piece::Seen { value: Vec::new(), at: now, from };
+        evidence.source.unreplicated = Piece::Seen { value: Default::default(), at: now, from };
         evidence.target.standing = self.target.standing.clone();
         evidence.target.replication = self.target.standing.clone().map(|standing| standing.history);
+        evidence.target.forks = self.target.forks.clone();
         evidence.target.receiver = self.target.receiver.clone();
         evidence.replica = self.target.replica.clone();
         let mut consumer = keeper::consumer(&self.lag, &self.slot, Some(target), None);
-        consumer.published = Piece::Seen { value: BTreeSet::new(), at: now, from };
+        consumer.published = Piece::Seen { value: Default::default(), at: now, from };
         evidence.consumers.insert(self.slot.clone(), consumer);
         evidence
     }

@@ -22,6 +22,8 @@ pub(crate) struct Consumer {
     pub(crate) applied_to: Reached,
     /// The position of the last keepalive.
     told: Lsn,
+    /// How far it has heard of the server, since its stream began.
+    pub(crate) heard: Lsn,
     answers: bool,
 }
 
@@ -55,6 +57,7 @@ impl Consumer {
             stored_to: Reached::default(),
             applied_to: Reached::default(),
             told: Lsn::INVALID,
+            heard: Lsn::INVALID,
             answers: false,
         }
     }
@@ -67,7 +70,7 @@ impl Consumer {
     /// It is started anew, or its stream is: what it had not stored is gone.
     pub(crate) fn restart(&mut self) {
         self.received.clear();
-        self.told = Lsn::INVALID;
+        (self.told, self.heard) = (Lsn::INVALID, Lsn::INVALID);
         self.answers = false;
     }
 
@@ -84,10 +87,12 @@ impl Consumer {
         match *sent {
             Sent::Commit(record, content) | Sent::StreamCommit(record, content) if content.published => {
                 let reached = Reached { commit: record.start, end: record.end };
+                self.heard = self.heard.max(record.end);
                 self.received.push(Received { serial: content.serial, reached });
             }
             Sent::Keepalive { end, reply } => {
                 self.told = self.told.max(end);
+                self.heard = self.heard.max(end);
                 self.answers |= reply;
             }
             _ => {}

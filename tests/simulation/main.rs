@@ -11,9 +11,9 @@
 //! # What is wrong
 //!
 //! A pass of the phase `cutover` says: *everything that was published and committed on this history of the source has
-//! arrived, and nothing was since the fence*. It speaks of a moment: that of the older of the two looks at the source that it rests on (where its WAL was, and
-//! who was at work), but of none that is further back than `max_staleness`, as that is promised whatever it rests on. So it is
-//! wrong if a published transaction
+//! arrived, and nothing was since the fence*. It speaks of a moment: that of the older of the two looks at the source that it
+//! rests on (where its WAL was, and who was at work), but of none that is further back than `max_staleness`, as that is
+//! promised whatever it rests on. So it is wrong if a published transaction
 //!
 //! - whose commit record had been written by that moment (flushed or not, and though nobody may have been told yet),
 //! - on the server whose system and timeline the evidence names (a promoted one has what it had replayed before, and lacks

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use walgate::gate::Writer;
+use walgate::gate::{Fork, Writer};
 use walgate::lag::{History, Reader, SlotKind, SlotRow};
 use walgate::lsn::Lsn;
 use walgate::time::PgTimestamp;
@@ -20,6 +20,8 @@ pub(crate) type Set = u128;
 pub(crate) struct Server {
     pub(crate) system: u64,
     pub(crate) timeline: u32,
+    /// Where those before it ended.
+    pub(crate) forks: Vec<Fork>,
     /// It answers.
     pub(crate) alive: bool,
     pub(crate) wal: Vec<Record>,
@@ -119,6 +121,7 @@ impl Server {
         Server {
             system,
             timeline: 1,
+            forks: Vec::new(),
             alive: true,
             wal: Vec::with_capacity(64),
             inserted: start,
@@ -303,6 +306,7 @@ impl Server {
     pub(crate) fn promoted(&self, end: Lsn, slot: Option<Slot>) -> Server {
         let mut promoted = self.clone();
         promoted.cut(end);
+        promoted.forks.push(Fork { timeline: self.timeline, at: end });
         promoted.timeline += 1;
         promoted.next_pid += 50;
         promoted.alive = true;

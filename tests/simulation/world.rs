@@ -94,6 +94,7 @@ pub(crate) struct Standby {
 /// What a look at the target has seen.
 struct Target {
     subscription: Option<Lsn>,
+    received: Option<Lsn>,
     replica: Lsn,
     standby: Standby,
 }
@@ -295,13 +296,15 @@ impl World {
     fn look_at_target(&mut self) {
         match self.target_look.take() {
             None => {
-                let Consumer { applied_to, .. } = self.consumer;
+                let Consumer { applied_to, heard, .. } = self.consumer;
                 let (subscription, replica) = (applied_to.end.valid(), applied_to.commit);
-                self.target_look = Some((self.instant(), Target { subscription, replica, standby: self.standby }));
+                let target = Target { subscription, received: heard.valid(), replica, standby: self.standby };
+                self.target_look = Some((self.instant(), target));
             }
             Some((at, target)) => {
                 let from = "the target";
                 let pieces = &mut self.agent.target;
+                let before = pieces.subscriptions.value().and_then(|all| all[0].received[0]);
                 let subscription = Subscription {
                     name: "sub".into(),
                     slot: Some(self.agent.slot.clone()),
@@ -309,6 +312,7 @@ impl World {
                     running: true,
                     tables: BTreeMap::from([(self.table.clone(), "r".into())]),
                     applied: target.subscription,
+                    received: [target.received.map(|received| (received, at)), before],
                     ..Subscription::default()
                 };
                 pieces.subscriptions = Piece::Seen { value: vec![subscription], at, from };
@@ -321,6 +325,7 @@ impl World {
                     slots: Default::default(),
                 };
                 pieces.standing = Piece::Seen { value, at, from };
+                pieces.forks = Piece::Seen { value: of.forks.clone(), at, from };
                 let receiver = Receiver {
                     status: Some("streaming".into()),
                     timeline: Some(of.timeline),

@@ -7,7 +7,7 @@ use walgate::verify::{self, Error, Options, Outcome, Report, Scope};
 
 use crate::scene::{Pair, gate as gate_command};
 use crate::support::client::connector;
-use crate::support::command::Outcome;
+use crate::support::command;
 
 impl Pair {
     /// Compares by the library what the readers of a slot are sent.
@@ -109,7 +109,7 @@ fn a_gate_says_what_is_compared_with_what() {
     let verified = || gate_command(&["verify", "blue-green", "-c", file, "--format", "json"]);
     let told = verified();
     assert_eq!(told.status, Some(1), "{told:?}");
-    let state = |told: &Outcome, table: &str| told.table(table)["state"].as_str().unwrap().to_owned();
+    let state = |told: &command::Outcome, table: &str| told.table(table)["state"].as_str().unwrap().to_owned();
     assert_eq!(
         (state(&told, "public.t"), state(&told, "public.audit"), state(&told, "public.log")),
         ("equal".into(), "different".into(), "skipped".into()),

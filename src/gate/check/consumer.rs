@@ -4,7 +4,7 @@
 use super::{Finds, Outcome, Status, first_of};
 use crate::gate::case::Case;
 use crate::gate::evidence::{SlotEvidence, Subscription};
-use crate::gate::terms::Kind;
+use crate::gate::terms::{Kind, Phase};
 use crate::ident::{Identifier, SlotName};
 use crate::lag::{Renewed, SlotKind};
 use crate::units::size;
@@ -61,9 +61,10 @@ fn healthy(case: &Case<'_>, slot: &SlotName) -> Outcome {
         None if row.restart_lsn.is_none() => return Ok(Finds::wait(format!("{slot} was never used"))),
         None => return Err(format!("the server does not say whether the WAL that {slot} needs is there")),
     }
-    let headroom = case.terms.limits.headroom;
-    if let Some(left) = row.safe_wal_size.map(|left| u64::try_from(left).unwrap_or(0)).filter(|left| *left < headroom.0)
-    {
+    // Whoever has caught up needs none of the WAL that is there.
+    let headroom = Some(case.terms.limits.headroom).filter(|_| case.asked.phase == Phase::Preflight);
+    let left = row.safe_wal_size.map(|left| u64::try_from(left).unwrap_or(0));
+    if let Some((left, headroom)) = left.zip(headroom).filter(|(left, headroom)| *left < headroom.0) {
         return Ok(Finds::fail(format!("{} more WAL and {slot} is lost (limit {headroom})", size(left)))
             .with_fix("raise max_slot_wal_keep_size"));
     }
@@ -88,10 +89,38 @@ pub(super) fn subscription(case: &Case<'_>) -> Outcome {
         };
         match subscription {
             None => Finds::fail(format!("no subscription on the target reads {slot}")),
-            Some(subscription) => knows_all(case, slot, subscription).unwrap_or_else(Finds::unknown),
+            Some(subscription) => {
+                let each = [hears(case, subscription), knows_all(case, slot, subscription)];
+                Finds::worst(each.map(|finds| finds.unwrap_or_else(Finds::unknown)), Finds::pass(""))
+            }
         }
     });
     Ok(Finds::worst(each, Finds::pass(format!("{} of {} running", case.consumers().len(), case.consumers().len()))))
+}
+
+/// Whether what a subscription reads is the source, and not a slot of the same name on another server: who has heard the
+/// source is not before the fence, and has heard nothing that it had not written when it was looked at later.
+fn hears(case: &Case<'_>, subscription: &Subscription) -> Outcome {
+    let name = &subscription.name;
+    let (inserted, looked_at) = (case.activity()?.inserted, case.evidence.source.activity.at());
+    let heard = subscription.received.iter().flatten().find(|(_, by)| looked_at.is_some_and(|at| *by <= at));
+    let heard = heard.map(|(received, _)| *received);
+    if let Some((heard, written)) = heard.zip(inserted).filter(|(heard, written)| heard > written) {
+        let observed = format!(
+            "{name} has received up to {heard}, and the source's WAL is written up to {written} only: it reads another server"
+        );
+        return Ok(
+            Finds::fail(observed).with_fix("let the target's dsn lead to the server that subscribes to this source")
+        );
+    }
+    // pglogical shows only what it has applied.
+    let is_fenced = case.is_fenced() && case.terms.kind == Kind::Subscription;
+    let target = case.target_lsn().filter(|target| is_fenced && subscription.running && heard < Some(*target));
+    Ok(target.map_or(Finds::pass(""), |target| {
+        let heard = heard.map_or("nothing yet".into(), |heard| format!("up to {heard}"));
+        Finds::wait(format!("{name} has received {heard}, and not {target}"))
+            .with_fix("if it stays so, it reads another server than the source")
+    }))
 }
 
 /// Whether a subscription is at work on every table that is published to it. Rows of one that it was not told of since it

@@ -286,6 +286,16 @@ fn replayed(case: &Case<'_>, target: Lsn) -> Outcome {
         return Ok(Finds::fail(format!("the target replays {replays}, and the source is {}", source.history))
             .with_fix("name a standby of the source as the target"));
     }
+    // Two servers that were promoted are on timelines of the same number, and only where these fork tells them apart.
+    if replays.timeline > Some(1) {
+        let own = standing_fence(case)?.forks.clone().ok_or("where the source's own timelines forked was not seen")?;
+        if own != *case.fresh(&case.evidence.target.forks)? {
+            return Ok(Finds::fail(format!(
+                "the target's timeline {replays} is of another promotion than the source's"
+            ))
+            .with_fix("name a standby of the source as the target"));
+        }
+    }
     let receiver = case.fresh(&case.evidence.target.receiver)?;
     if let Some(slot) = receiver.slot.as_ref().filter(|slot| !case.consumers().contains(slot)) {
         return Ok(Finds::fail(format!("the target reads slot {slot}, which the gate does not name")));
@@ -313,7 +323,7 @@ fn stray_writes(case: &Case<'_>) -> Outcome {
         return Ok(Finds::fail(observed).with_fix("find who writes and stop it, then set the fence again"));
     }
     let activity = case.activity()?;
-    if fence.quiet_until == Some(activity.next_xid) {
+    if case.is_still(&fence) {
         return Ok(Finds::pass(format!("no transaction id was given since: {} is still the next", activity.next_xid)));
     }
     // Not the flush position: a commit without synchronous_commit is flushed later.

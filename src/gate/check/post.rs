@@ -8,6 +8,7 @@ use crate::gate::fence::{Writer, listed};
 use crate::gate::terms::Kind;
 
 pub(super) const RULES: &[Rule] = &[
+    Rule { id: "fence", expected: "the cutover has passed under the fence that stands", check: fence },
     Rule { id: "promoted", expected: "the target is out of recovery and takes a write", check: promoted },
     Rule {
         id: "timeline",
@@ -24,6 +25,29 @@ pub(super) const NO_WAY_BACK: &[Rule] = &[Rule { id: "reverse", expected: "a way
 
 fn no_way_back(_: &Case<'_>) -> Outcome {
     Ok(Finds::fail("no way back is configured").with_fix("name the slots on the target that lead back: [gate.reverse]"))
+}
+
+/// Whether everything had arrived. Of a standby, the timeline that it goes on with says so, too.
+fn fence(case: &Case<'_>) -> Outcome {
+    let Some(fence) = case.fence() else {
+        return Err(
+            "no fence stands, so whether everything had arrived is not known; one that was set before walgate \
+                    started is not remembered"
+                .into(),
+        );
+    };
+    let target = fence.target_lsn;
+    if let Some(why) = &fence.lost {
+        return Ok(Finds::fail(format!("the fence at {target} holds no longer: {why}")).with_fix("verify the data"));
+    }
+    if let Some(stray) = &fence.stray {
+        let fix = "find out what was written there, and copy it";
+        return Ok(Finds::fail(format!("{stray}, after the fence at {target}")).with_fix(fix));
+    }
+    if !fence.passed && case.terms.kind != Kind::Standby {
+        return Err(format!("the cutover has not passed under the fence at {target}"));
+    }
+    Ok(Finds::pass(target.to_string()))
 }
 
 fn promoted(case: &Case<'_>) -> Outcome {
@@ -147,11 +171,6 @@ fn old_source(case: &Case<'_>) -> Outcome {
     if !writers.is_empty() {
         return Ok(Finds::wait(listed(&writers)));
     }
-    if let Some(stray) = case.fence().and_then(|fence| fence.stray.clone()) {
-        return Ok(
-            Finds::fail(format!("{stray}, after the fence")).with_fix("find out what was written there, and copy it")
-        );
-    }
     if case.terms.reverse.is_some() {
         return Ok(Finds::pass("no client is connected"));
     }
@@ -205,7 +224,13 @@ pub(super) fn unreplicated(case: &Case<'_>) -> Outcome {
     let mut open = missing.filter(|item| !is_accepted(case, &item.name));
     let all = first_of(open.clone().map(|item| format!("{} ({})", item.name, item.what)));
     let Some((first, all)) = open.next().zip(all) else {
-        return Ok(Finds::pass(format!("{} left out, all accepted", left_out.len())));
+        // What was written there since the cutover is to go back as well.
+        let by_hand = left_out.iter().filter(|item| item.by_hand && case.asked.phase.is_back() && !case.terms.data);
+        return Ok(match first_of(by_hand.map(|item| &item.name)) {
+            None => Finds::pass(format!("{} left out, all accepted", left_out.len())),
+            Some(tables) => Finds::unknown(format!("whether the rows of {tables} were copied back is not known"))
+                .with_fix("have the data compared: data = true"),
+        });
     };
     let fix = format!("carry it over by hand, and add {:?} to accept_unreplicated", first.name);
     Ok(Finds::fail(format!("not replicated: {all}")).with_fix(fix))

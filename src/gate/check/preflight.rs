@@ -107,8 +107,7 @@ fn missing(whose: &str, settings: &Settings, slots: u32, subscriptions: u32) -> 
         ("max_wal_senders", settings.senders, slots),
         (origins, settings.origins, subscriptions),
         ("max_logical_replication_workers", settings.logical_workers, subscriptions),
-        // Besides, the launcher.
-        ("max_worker_processes", settings.workers, if subscriptions > 0 { subscriptions + 1 } else { 0 }),
+        ("max_worker_processes", settings.workers, subscriptions),
     ];
     wanted.into_iter().find(|(_, (most, used), more)| used + more > *most).map(|(name, (most, used), more)| {
         let observed = format!("{used} of {name} = {most} are in use on the {whose}, and {more} more are needed");
@@ -117,9 +116,9 @@ fn missing(whose: &str, settings: &Settings, slots: u32, subscriptions: u32) -> 
 }
 
 fn role(case: &Case<'_>) -> Outcome {
-    case.fresh(&case.evidence.source.replication)?;
+    case.settled(&case.evidence.source.replication)?;
     if case.terms.kind.is_database() && case.terms.reverse.is_some() || case.terms.kind == Kind::Standby {
-        case.fresh(&case.evidence.target.replication)?;
+        case.settled(&case.evidence.target.replication)?;
     }
     Ok(Finds::pass("IDENTIFY_SYSTEM was answered"))
 }
@@ -137,13 +136,17 @@ fn identity(case: &Case<'_>) -> Outcome {
     })
 }
 
+/// There is a sample of how far behind consumers are by then, though the machine is busy: one is taken each second.
+const SAMPLED: Duration = Duration::from_secs(3);
+
 fn lag(case: &Case<'_>) -> Outcome {
     let limits = (case.max_age(), case.max_lag());
     if let Some(beyond) = beyond(case, Some(limits.0), Some(limits.1))? {
         return Ok(beyond);
     }
     let settle = case.terms.limits.settle;
-    let within = case.settling.within(limits.0.as_secs_f64(), limits.1.0, case.terms.limits.staleness, case.now);
+    let gap = case.terms.limits.staleness.max(SAMPLED);
+    let within = case.settling.within(limits.0.as_secs_f64(), limits.1.0, gap, case.now);
     let within_text = age(within.as_secs_f64());
     Ok(if within >= settle {
         Finds::pass(format!("within {} and {} for {within_text}", age(limits.0.as_secs_f64()), limits.1))

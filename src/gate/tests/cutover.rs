@@ -1,10 +1,11 @@
 //! Checks of the cutover.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::*;
-use super::scene::{Scene, T, assert_each, report, seen, table};
-use crate::lag::{Figures, Renewed, Volume};
+use super::scene::{BLUE, Scene, T, assert_each, report, seen, table};
+use crate::lag::{Figures, History, Renewed, Volume};
 use crate::units::Size;
 
 #[test]
@@ -73,7 +74,6 @@ fn a_consumer_has_caught_up_by_its_stream_or_by_its_slot() {
             ("slot", Wait, "nobody reads", |scene| scene.row(|row| row.active = false)),
             ("slot", Fail, "unreserved", |scene| scene.row(|row| row.wal_status = Some("unreserved".into()))),
             ("slot", Unknown, "does not say", |scene| scene.row(|row| row.wal_status = None)),
-            ("slot", Fail, "10 MB more", |scene| scene.row(|row| row.safe_wal_size = Some(10 << 20))),
         ],
     );
 }
@@ -108,6 +108,13 @@ fn a_target_shows_by_itself_what_it_has() {
             ("subscription", Wait, "no worker", |scene| scene.subscription(|sub| sub.running = false)),
             ("subscription", Fail, "1 errors", |scene| scene.subscription(|sub| sub.errors = Some(4))),
             ("subscription", Fail, "skip", |scene| scene.subscription(|sub| sub.skip = Some(T))),
+            ("subscription", Wait, "has received up to 0/FFF, and not 0/1000", |scene| received(scene, 0xfff, true)),
+            ("subscription", Wait, "has received nothing yet", |scene| {
+                scene.subscription(|sub| sub.received = [None, None]);
+            }),
+            ("subscription", Fail, "it reads another server", |scene| received(scene, 0x1011, true)),
+            // What was answered later than the source was looked at may be ahead of that.
+            ("subscription", Wait, "has received nothing yet", |scene| received(scene, 0x1011, false)),
             ("subscription", Wait, "public.orders (state d)", |scene| {
                 scene.subscription(|sub| {
                     sub.tables.insert(table("orders"), "d".into());
@@ -115,7 +122,7 @@ fn a_target_shows_by_itself_what_it_has() {
             }),
             ("subscription", Fail, "does not know: public.items", |scene| {
                 scene.consumer().published.edit(|published| {
-                    published.insert(table("items"));
+                    Arc::make_mut(published).insert(table("items"));
                 });
             }),
             ("sequences", Wait, "would give 41, and 42", |scene| {
@@ -161,6 +168,70 @@ fn a_target_shows_by_itself_what_it_has() {
             }),
         ],
     );
+}
+
+/// What the subscription has received, answered before the source was looked at or after that.
+fn received(scene: &mut Scene, position: u64, before: bool) {
+    let looked_at = scene.evidence.source.activity.at().unwrap();
+    let by = if before { looked_at } else { looked_at + Duration::from_millis(1) };
+    scene.subscription(|sub| sub.received = [Some((Lsn(position), by)), None]);
+}
+
+#[test]
+fn a_subscription_is_heard_by_what_it_had_received_when_the_source_was_looked_at() {
+    let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);
+    received(&mut scene, 0x9999, false);
+    let looked_at = scene.evidence.source.activity.at();
+    scene.subscription(|sub| sub.received[1] = looked_at.map(|at| (Lsn(0x1008), at)));
+    assert_eq!(scene.verdict().state, Status::Pass, "{:#?}", scene.verdict());
+    // pglogical shows what it has applied, which may be long before the fence, but not behind what there is.
+    let mut scene = Scene::of(Kind::Pglogical, Phase::Cutover);
+    received(&mut scene, 0xf00, true);
+    assert_eq!(scene.verdict().state, Status::Pass, "{:#?}", scene.verdict());
+    received(&mut scene, 0x1011, true);
+    assert_eq!(scene.check("subscription").0, Status::Fail);
+}
+
+#[test]
+fn a_standby_of_another_promotion_is_told_by_where_its_timelines_forked() {
+    let scene = |own: Option<u64>| {
+        let mut scene = Scene::of(Kind::Standby, Phase::Cutover);
+        let second = History { timeline: Some(2), ..BLUE };
+        let forked = |at| vec![Fork { timeline: 1, at: Lsn(at) }];
+        (scene.fence().history, scene.fence().forks) = (Some(second), own.map(forked));
+        scene.evidence.source.standing.edit(|now| now.history = second);
+        scene.evidence.source.activity.edit(|now| now.history = Some(second));
+        scene.evidence.target.standing.edit(|now| now.history = second);
+        scene.evidence.target.replication.edit(|now| *now = second);
+        scene.evidence.target.receiver.edit(|receiver| receiver.timeline = None);
+        scene.evidence.target.forks.edit(|forks| *forks = forked(0x800));
+        scene
+    };
+    assert_eq!(scene(Some(0x800)).verdict().state, Status::Pass, "{:#?}", scene(Some(0x800)).verdict());
+    assert_eq!(scene(Some(0x801)).check("applied").0, Status::Fail);
+    assert_eq!(scene(None).check("applied").0, Status::Unknown);
+}
+
+#[test]
+fn what_a_large_catalog_says_counts_for_as_long_as_nothing_is_written_behind_the_fence() {
+    let mut scene = Scene::of(Kind::Subscription, Phase::Cutover);
+    scene.fence().taken = Some(scene.now - Duration::from_secs(600));
+    let read = scene.now - Duration::from_secs(599);
+    let published = scene.consumer().published.value().unwrap().clone();
+    scene.consumer().published = seen(published, read);
+    assert_eq!(scene.verdict().state, Status::Pass, "{:#?}", scene.verdict());
+    scene.evidence.source.activity.edit(|now| now.next_xid = 101);
+    assert_eq!(scene.check("subscription").0, Status::Unknown);
+}
+
+#[test]
+fn wal_that_is_left_is_for_those_who_begin() {
+    for (phase, expected) in [(Phase::Preflight, Status::Fail), (Phase::Cutover, Status::Pass)] {
+        let mut scene = Scene::of(Kind::Slot, phase);
+        scene.row(|row| row.safe_wal_size = Some(10 << 20));
+        let (is, observed) = scene.check("slot");
+        assert!(is == expected && (is == Status::Pass || observed.contains("10 MB more")), "{phase}: {observed}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod post;
 mod preflight;
 mod scene;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -61,6 +62,21 @@ fn what_was_seen_before_the_fence_says_nothing_of_what_came_after_it() {
         let (is, observed) = scene.check(check);
         assert!(is == Status::Unknown && observed.contains("since the fence was set"), "{check}: {is}: {observed}");
     }
+}
+
+#[test]
+fn a_way_back_wants_what_is_carried_by_hand_to_be_carried_back() {
+    let mut scene = Scene::of(Kind::Subscription, Phase::Rollback);
+    scene.terms.reverse = Some(Reverse { consumers: vec![slot()] });
+    scene.terms.accept_unreplicated = ["public.audit_log".into()].into();
+    let audit_log =
+        Unreplicated { name: "public.audit_log".into(), what: "table that nothing replicates".into(), by_hand: true };
+    scene.evidence.source.unreplicated.edit(|all| Arc::make_mut(all).push(audit_log));
+    assert_eq!(scene.check("unreplicated").0, Status::Unknown);
+    scene.asked.phase = Phase::Cutover;
+    assert_eq!(scene.check("unreplicated").0, Status::Pass);
+    (scene.asked.phase, scene.terms.data) = (Phase::Rollback, true);
+    assert_eq!(scene.check("unreplicated").0, Status::Pass);
 }
 
 #[test]

@@ -81,6 +81,27 @@ fn a_takeover_is_proven_by_the_timeline_and_by_silence() {
     assert_eq!(scene.verdict().state, Status::Pass);
 }
 
+#[test]
+fn a_takeover_is_one_only_if_everything_had_arrived_under_the_fence() {
+    use Status::{Fail, Pass, Unknown};
+    for kind in Kind::ALL {
+        let asked = |change: fn(&mut Scene)| {
+            let mut scene = Scene::of(kind, Phase::Post);
+            scene.terms.reverse = Some(Reverse { consumers: Vec::new() });
+            change(&mut scene);
+            scene.verdict().state
+        };
+        assert_eq!(asked(|_| {}), Pass, "{kind}");
+        assert_eq!(asked(|scene| scene.fence = None), Unknown, "{kind}");
+        assert_eq!(asked(|scene| scene.fence().lost = Some("it moved".into())), Fail, "{kind}");
+        let stray = |scene: &mut Scene| scene.fence().stray = Some(Stray { commit_lsn: Lsn(0x1004), table: None });
+        assert_eq!(asked(stray), Fail, "{kind}");
+        // The timeline that a standby goes on with proves it as well.
+        let expected = if kind == Kind::Standby { Pass } else { Unknown };
+        assert_eq!(asked(|scene| scene.fence().passed = false), expected, "{kind}");
+    }
+}
+
 /// The source was promoted itself once, where the fence has seen it fork, and the target comes from a timeline 2.
 fn second_promotion(scene: &mut Scene, source_forked: Option<Lsn>) {
     let source = History { timeline: Some(2), ..BLUE };

@@ -77,8 +77,8 @@ fn a_start_wants_everything_that_a_cutover_will_need() {
                 scene.evidence.target.sequences.edit(|all| all[0].definition.increment = 2);
             }),
             ("unreplicated", Fail, "public.cache (unlogged table)", |scene| {
-                let cache = Unreplicated { name: "public.cache".into(), what: "unlogged table".into() };
-                scene.evidence.source.unreplicated.edit(|all| all.push(cache));
+                let cache = Unreplicated { name: "public.cache".into(), what: "unlogged table".into(), by_hand: false };
+                scene.evidence.source.unreplicated.edit(|all| Arc::make_mut(all).push(cache));
             }),
             ("encoding", Fail, "LATIN1", |scene| {
                 scene.evidence.target.settings.edit(|settings| settings.encoding = "LATIN1".into());
@@ -112,8 +112,8 @@ fn a_start_wants_everything_that_a_cutover_will_need() {
 fn what_is_accepted_by_name_stands_in_nobodys_way() {
     let mut scene = Scene::of(Kind::Subscription, Phase::Preflight);
     scene.terms.accept_unreplicated = ["public.cache".into(), "public.audit_log".into()].into();
-    let cache = Unreplicated { name: "public.cache".into(), what: "unlogged table".into() };
-    scene.evidence.source.unreplicated.edit(|all| all.push(cache));
+    let cache = Unreplicated { name: "public.cache".into(), what: "unlogged table".into(), by_hand: false };
+    scene.evidence.source.unreplicated.edit(|all| Arc::make_mut(all).push(cache));
     scene.evidence.source.schema.edit(|schema| {
         Arc::make_mut(schema).tables.insert(table("audit_log"), Table::default());
     });

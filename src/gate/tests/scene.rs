@@ -54,7 +54,7 @@ impl Scene {
             history: Some(BLUE),
             forks: Some(Vec::new()),
             barrier_lsn: None,
-            passed: false,
+            passed: phase == Phase::Post,
             quiet_until: Some(100),
             stray: None,
             lost: None,
@@ -161,7 +161,7 @@ pub(super) fn evidence(kind: Kind, now: Instant) -> Evidence {
         },
         report: Some(report(0.0, 0)),
         undecoded: false,
-        published: seen(BTreeSet::from([table("orders")]), at),
+        published: seen(Arc::new(BTreeSet::from([table("orders")])), at),
     };
     let standing = |in_recovery, slots| Standing { history: BLUE, in_recovery, flushed: Lsn(0x1010), slots };
     let summary = SlotSummary { active: true, retained: Some(10) };
@@ -200,8 +200,10 @@ pub(super) fn evidence(kind: Kind, now: Instant) -> Evidence {
         publications: vec!["p".into()],
         tables: BTreeMap::from([(table("orders"), "r".into())]),
         applied: Some(Lsn(0xf30)),
+        received: [Some((Lsn(0x1010), at)), None],
         errors: Some(3),
         conflicts: None,
+        counted_since: None,
         baseline: Some(3),
         skip: None,
     };
@@ -214,7 +216,7 @@ pub(super) fn evidence(kind: Kind, now: Instant) -> Evidence {
         forks: seen(Vec::new(), at),
         schema: seen(Arc::clone(&schema), at),
         sequences: seen(vec![sequence.clone()], at),
-        unreplicated: seen(Vec::new(), at),
+        unreplicated: seen(Arc::default(), at),
         subscriptions: seen(Vec::new(), at),
         receiver: Piece::default(),
         writable: Piece::default(),
@@ -229,7 +231,7 @@ pub(super) fn evidence(kind: Kind, now: Instant) -> Evidence {
         forks: seen(vec![Fork { timeline: 1, at: Lsn(0x1010) }], at),
         schema: seen(schema, at),
         sequences: seen(vec![sequence], at),
-        unreplicated: seen(Vec::new(), at),
+        unreplicated: seen(Arc::default(), at),
         subscriptions: seen(vec![subscription], at),
         receiver: seen(
             Receiver {

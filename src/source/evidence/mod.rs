@@ -28,19 +28,22 @@ use super::error::{ConnectError, Failure};
 use super::look::{OLDEST, failed};
 use super::sql::SqlSession;
 use crate::gate::Piece;
+use crate::time::PgTimestamp;
 
 /// What every look is made under. Printing an expression waits for whoever locks its table; and who has asked waits no
 /// longer than that, so that a statement must not run on.
 const LIMITS: &str = "
     SELECT pg_catalog.set_config('lock_timeout', '1s', false), pg_catalog.set_config('statement_timeout', '4s', false), pg_catalog.set_config('jit', 'off', false),
            pg_catalog.set_config('default_transaction_isolation', 'read committed', false),
-           pg_catalog.set_config('synchronous_commit', 'local', false), pg_catalog.pg_backend_pid() AS pid";
+           pg_catalog.set_config('synchronous_commit', 'local', false), pg_catalog.pg_backend_pid() AS pid,
+           (extract(epoch FROM pg_catalog.pg_postmaster_start_time()) * 1000000)::int8 - 946684800000000 AS running_since";
 
-/// Makes a session ready to look, and to write a message that nobody waits for a standby with.
+/// Makes a session ready to look, and to write a message that nobody waits for a standby with. Says since when its server
+/// runs.
 ///
 /// # Errors
 /// If the session is lost, the server is too old, or a pooler shares the session out among backends.
-pub async fn ready(session: &SqlSession) -> Result<(), ConnectError> {
+pub async fn ready(session: &SqlSession) -> Result<PgTimestamp, ConnectError> {
     if let Some(major) = session.server_major().filter(|major| *major < OLDEST) {
         return Err(Failure::Version(major).into());
     }
@@ -49,7 +52,7 @@ pub async fn ready(session: &SqlSession) -> Result<(), ConnectError> {
     let backend: i32 = row.try_get("pid").map_err(|error| failed(&error))?;
     match session.pid() {
         Some(told) if i32::try_from(told) != Ok(backend) => Err(Failure::Pooler.into()),
-        _ => Ok(()),
+        _ => row.try_get("running_since").map(PgTimestamp).map_err(|error| failed(&error)),
     }
 }
 

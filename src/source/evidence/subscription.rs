@@ -12,14 +12,14 @@ use crate::lsn::Lsn;
 use crate::source::error::ConnectError;
 use crate::source::sql::SqlSession;
 
-/// What is named column by column, for `subconninfo` is hidden. `{skip}` and `{stats}` are what PostgreSQL 14 does not
-/// have; columns of newer versions are read through JSON. The apply worker is the one that is for no single table and has
+/// What is named column by column, for `subconninfo` is hidden. `{skip}`, `{stats}` and `{since}` are what PostgreSQL 14 does
+/// not have; columns of newer versions are read through JSON. The apply worker is the one that is for no single table and has
 /// no leader. One that has just started has received nothing: in the loop of a failing one that is nearly always so.
 const SUBSCRIPTIONS: &str = r"
     SELECT json_build_object(
         'name', subscription.subname, 'origin', 'pg_' || subscription.oid, 'slot', subscription.subslotname,
         'publications', subscription.subpublications, 'enabled', subscription.subenabled, 'started', worker.subid IS NOT NULL,
-        'received', worker.received_lsn IS NOT NULL, 'skip', {skip}, 'stats', {stats},
+        'received', worker.received_lsn, 'skip', {skip}, 'stats', {stats}, 'since', {since},
         'tables', (SELECT coalesce(json_agg(json_build_array(schema.nspname, class.relname, state.srsubstate)), '[]')
                    FROM pg_subscription_rel AS state JOIN pg_class AS class ON class.oid = state.srrelid
                         JOIN pg_namespace AS schema ON schema.oid = class.relnamespace
@@ -30,13 +30,16 @@ const SUBSCRIPTIONS: &str = r"
              AND to_jsonb(worker) ->> 'leader_pid' IS NULL
     WHERE own.datname = current_database() ORDER BY subscription.subname";
 
-/// `{skip}` and `{stats}` from PostgreSQL 15 on, and before.
-const SINCE_15: [&str; 2] = [
+/// `{skip}`, `{stats}` and `{since}` from PostgreSQL 15 on, and before. Who sets the counts back is dated; a crash loses them
+/// without that, and dates those of the whole server anew (`pgstat_reset_after_failure`).
+const SINCE_15: [&str; 3] = [
     "nullif(subscription.subskiplsn, '0/0')",
     "(SELECT to_jsonb(stats) - 'subid' - 'subname' - 'stats_reset'
       FROM pg_stat_subscription_stats AS stats WHERE stats.subid = subscription.oid)",
+    "(SELECT json_build_array(stats.stats_reset, (SELECT stats_reset FROM pg_stat_bgwriter))::text
+      FROM pg_stat_subscription_stats AS stats WHERE stats.subid = subscription.oid)",
 ];
-const BEFORE_15: [&str; 2] = ["NULL", "NULL"];
+const BEFORE_15: [&str; 3] = ["NULL", "NULL", "NULL"];
 
 /// How far each replication origin has applied. The function, and not the view over it, which needs another right as well.
 const ORIGINS: &str = "SELECT json_build_array(external_id, remote_lsn) FROM pg_show_replication_origin_status()";
@@ -58,11 +61,13 @@ struct Row {
     enabled: bool,
     /// There is an apply worker.
     started: bool,
-    /// It has heard from the source.
-    received: bool,
+    /// How far it has heard from the source.
+    received: Option<Lsn>,
     skip: Option<Lsn>,
     /// What was counted: `apply_error_count`, `sync_error_count`, and from 18 on `confl_…`.
     stats: Option<BTreeMap<String, u64>>,
+    /// Since when.
+    since: Option<String>,
     /// Schema, name and `srsubstate`.
     tables: Vec<(Box<str>, Box<str>, String)>,
 }
@@ -86,8 +91,9 @@ pub(in crate::source) async fn states(session: &SqlSession) -> Result<[Vec<Subsc
 }
 
 async fn read(session: &SqlSession) -> Result<(Vec<Row>, Vec<Subscription>), Unseen> {
-    let [skip, stats] = if session.server_major().is_some_and(|major| major < 15) { BEFORE_15 } else { SINCE_15 };
-    let sql = SUBSCRIPTIONS.replace("{skip}", skip).replace("{stats}", stats);
+    let [skip, stats, since] =
+        if session.server_major().is_some_and(|major| major < 15) { BEFORE_15 } else { SINCE_15 };
+    let sql = SUBSCRIPTIONS.replace("{skip}", skip).replace("{stats}", stats).replace("{since}", since);
     let found: Vec<Row> = rows(session, &sql).await?;
     let others = if row(session, PGLOGICAL).await? { pglogical::subscriptions(session).await? } else { Vec::new() };
     Ok((found, others))
@@ -108,7 +114,8 @@ async fn look(session: &SqlSession) -> Result<Vec<Subscription>, Unseen> {
     let others = others.into_iter().map(|other| {
         // pglogical's origins are called as the slots.
         let applied = other.slot.as_ref().and_then(|slot| origins.get(slot.as_str()).copied());
-        Subscription { applied, ..other }
+        let received = [applied.map(|applied| (applied, Instant::now())), None];
+        Subscription { applied, received, ..other }
     });
     Ok(own.chain(others).collect())
 }
@@ -121,20 +128,22 @@ impl From<Row> for Subscription {
         };
         let status = match (row.started, row.received) {
             (false, _) => "no apply worker runs",
-            (true, false) => "its apply worker has just started: if it stays so, it fails again and again",
-            (true, true) => "running",
+            (true, None) => "its apply worker has just started: if it stays so, it fails again and again",
+            (true, Some(_)) => "running",
         };
         Subscription {
             name: row.name,
             slot: row.slot.and_then(|name| name.parse().ok()),
             enabled: row.enabled,
-            running: row.started && row.received,
+            running: row.started && row.received.is_some(),
             status: Some(status.into()),
             publications: row.publications,
             tables: row.tables.into_iter().map(|(schema, name, state)| (TableName { schema, name }, state)).collect(),
             applied: None,
+            received: [row.received.map(|received| (received, Instant::now())), None],
             errors: sum("_error_count"),
             conflicts: sum("confl_"),
+            counted_since: row.since,
             baseline: None,
             skip: row.skip,
         }

@@ -18,7 +18,14 @@ use crate::source::sql::SqlSession;
 /// If the session is lost.
 pub async fn catalog(session: &SqlSession) -> Result<Piece<Arc<Catalog>>, ConnectError> {
     let at = Instant::now();
-    Ok(Piece::Seen { value: Arc::new(catalog::read(session).await?), at, from: "the catalog" })
+    match catalog::read(session).await {
+        Ok(catalog) => Ok(Piece::Seen { value: Arc::new(catalog), at, from: "the catalog" }),
+        // Such as that somebody has locked a table of which an expression is read.
+        Err(error) => match error.server_error().filter(|_| !session.is_closed()) {
+            Some(refused) => Ok(Piece::Unseen(format!("the catalog: {refused}"))),
+            None => Err(error),
+        },
+    }
 }
 
 /// What is left out of a database by these publications, or by all there are; with pglogical, by the replication sets.
@@ -52,6 +59,7 @@ fn left_out(catalog: &Catalog, kind: Kind, publications: Option<&BTreeSet<String
     let relations = catalog.relations.values().filter(|relation| !relation.extension && !is_zeros(&relation.schema));
     let mut found = BTreeMap::new();
     for relation in relations {
+        let nothing = "table that nothing replicates";
         let (relation, what) = match relation.kind {
             RelationKind::Sequence | RelationKind::Partitioned => continue,
             RelationKind::MaterializedView => (relation, "materialized view".to_owned()),
@@ -62,15 +70,18 @@ fn left_out(catalog: &Catalog, kind: Kind, publications: Option<&BTreeSet<String
                     Some(what) => (relation, what),
                     None => continue,
                 },
-                None => (widest(catalog, relation, &carried), "table that nothing replicates".to_owned()),
+                None => (widest(catalog, relation, &carried), nothing.to_owned()),
             },
         };
-        found.insert(relation.table_name(), what);
+        let by_hand = what == nothing && relation.keys().is_empty();
+        found.insert(relation.table_name(), (what, by_hand));
     }
-    let mut found: Vec<Unreplicated> =
-        found.into_iter().map(|(name, what)| Unreplicated { name: name.to_string(), what }).collect();
+    let mut found: Vec<Unreplicated> = found
+        .into_iter()
+        .map(|(name, (what, by_hand))| Unreplicated { name: name.to_string(), what, by_hand })
+        .collect();
     if catalog.server.large_objects {
-        found.push(Unreplicated { name: "large objects".into(), what: "in this database".into() });
+        found.push(Unreplicated { name: "large objects".into(), what: "in this database".into(), by_hand: false });
     }
     found
 }
