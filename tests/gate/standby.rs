@@ -120,6 +120,7 @@ fn change_over(major: u32, accepts_stopped: bool) {
     becomes(&gate, "cutover", "fail", "no standby any more");
     // Everything happened, and the old primary still keeps WAL for a standby that is none.
     gate.check_until("post", "promoted", "pass", "");
+    gate.check_until("post", "timeline", "pass", "");
     let answer = gate.until("post", "fail", "the forward slot new is still there");
     for check in ["promoted", "timeline", "old-source"] {
         assert_eq!(answer.check(check)["status"], "pass", "{check}: {answer}");
