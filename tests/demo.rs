@@ -17,39 +17,41 @@ struct Demo {
     place: TempDir,
 }
 
+/// What is told, in this order.
+const STORY: [&str; 20] = [
+    "/v1/lag",
+    "/metrics",
+    "following ",
+    "stalled ",
+    "catching up ",
+    "pg/no-identity, public.alembic_version",
+    "mend: ALTER TABLE public.alembic_version ADD PRIMARY KEY (version_num);",
+    "ERROR: cannot update table",
+    "$ walgate check",
+    "-- done in",
+    "$ walgate gate check",
+    "no fence stands",
+    "$ walgate gate fence",
+    "writes have not stopped",
+    "A fence stands at",
+    "public.orders_id_seq would give 1,",
+    "$ walgate gate sequences",
+    "PASS  cutover of blue-green",
+    "The receipt counts until",
+    "the shop opens on green",
+];
+
 #[test]
 fn once_tells_the_story_and_finds_it_true() {
     let mut demo = Demo::start(&["--once"]);
-    demo.wait_for("$ walgate gate check");
+    demo.wait_for_all(&STORY);
     let status = demo.ended();
     let output = demo.output();
     assert!(status.success(), "{output}");
     assert_eq!(output.matches("\nok ").count(), 19, "{output}");
     let mut rest = &*output;
-    for shown in [
-        "/v1/lag",
-        "/metrics",
-        "following",
-        "stalled",
-        "catching up",
-        "pg/no-identity, public.alembic_version",
-        "mend: ALTER TABLE public.alembic_version ADD PRIMARY KEY (version_num);",
-        "ERROR: cannot update table",
-        "$ walgate check",
-        "-- done in",
-        "$ walgate gate check",
-        "no fence stands",
-        "$ walgate gate fence",
-        "writes have not stopped",
-        "A fence stands at",
-        "public.orders_id_seq would give 1,",
-        "$ walgate gate sequences",
-        "$ walgate gate wait",
-        "PASS  cutover of blue-green",
-        "The receipt counts until",
-        "the shop opens on green",
-    ] {
-        let Some((_, after)) = rest.split_once(shown) else { panic!("{shown} is not where it belongs: {output}") };
+    for part in STORY {
+        let Some((_, after)) = rest.split_once(part) else { panic!("{part} is not where it belongs: {output}") };
         rest = after;
     }
     demo.left_nothing();
@@ -58,7 +60,7 @@ fn once_tells_the_story_and_finds_it_true() {
 #[test]
 fn an_interrupt_before_the_end_fails_and_leaves_nothing() {
     let mut demo = Demo::start(&["--once"]);
-    demo.wait_for("$ walgate gate fence");
+    demo.wait_for_all(&STORY[..13]);
     signal(demo.pid(), Signal::Interrupt);
     assert_eq!(demo.ended().code(), Some(1), "{}", demo.output());
     demo.left_nothing();
@@ -67,7 +69,7 @@ fn an_interrupt_before_the_end_fails_and_leaves_nothing() {
 #[test]
 fn an_interrupt_ends_it_and_leaves_nothing() {
     let mut demo = Demo::start(&[]);
-    demo.wait_for("stalled ");
+    demo.wait_for_all(&["following ", "stalled "]);
     signal(demo.pid(), Signal::Interrupt);
     assert!(demo.ended().success(), "{}", demo.output());
     demo.left_nothing();
@@ -117,6 +119,14 @@ impl Demo {
             let output = self.output();
             if output.contains(text) { Ok(()) } else { Err(last_lines(&output)) }
         });
+    }
+
+    /// Waits for one part after the other, however long all of them take.
+    #[track_caller]
+    fn wait_for_all(&self, parts: &[&str]) {
+        for part in parts {
+            self.wait_for(part);
+        }
     }
 
     #[track_caller]

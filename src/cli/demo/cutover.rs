@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::Error;
 use super::scene::{GATE, SLOT, Way};
-use super::shop::{ORDER, session, value};
+use super::shop::{OPEN_ORDER, ORDER, session, value};
 use super::story::{PACE, PATIENCE, Story};
 use crate::cli::gate::Report;
 
@@ -17,8 +17,8 @@ const AFTERWARDS: u64 = 20;
 impl Story {
     pub(super) async fn cut_over(&mut self) -> Result<(), Error> {
         self.screen.note("green is to take over, while the shop sells and somebody is at the checkout")?;
-        let checkout = session(&format!("{} application_name=checkout", self.scene.dsn.blue)).await?;
-        checkout.batch_execute(&format!("BEGIN; {ORDER}")).await?;
+        let checkout = session(&self.scene.dsn.blue, "checkout").await?;
+        checkout.batch_execute(OPEN_ORDER).await?;
         self.enter_and_sell(&of_gate("check")).await?;
         let refuses = |report: &Report| report.state == "fail" && stands(report, "writers") == "wait";
         let report = self.gate_until("checkout", refuses).await?;

@@ -35,7 +35,7 @@ impl Story {
     /// Has green stall for so long, as a migration there would, while orders go on.
     pub(super) async fn stall(&mut self, length: Duration) -> Result<(), Error> {
         self.screen.note("a lock on green's orders: it stalls")?;
-        let migration = session(&self.scene.dsn.green).await?;
+        let migration = session(&self.scene.dsn.green, "migration").await?;
         migration.batch_execute("BEGIN; LOCK TABLE orders IN ACCESS EXCLUSIVE MODE").await?;
         let early = self.go_on("stalled", length / 2).await?.lag;
         self.go_on("stalled", length / 2).await?;

@@ -41,10 +41,10 @@ impl Scene {
     /// Makes both databases, and starts the daemon.
     pub(super) async fn set(blue: &Server, green: &Server) -> Result<Scene, Error> {
         for server in [blue, green] {
-            session(&plain(server.dsn("postgres"))).await?.batch_execute("CREATE DATABASE shop").await?;
+            session(&plain(server.dsn("postgres")), "demo").await?.batch_execute("CREATE DATABASE shop").await?;
         }
         let dsn = Way { blue: plain(blue.dsn("shop")), green: plain(green.dsn("shop")) };
-        let session = Way { blue: session(&dsn.blue).await?, green: session(&dsn.green).await? };
+        let session = Way { blue: session(&dsn.blue, "shop").await?, green: session(&dsn.green, "shop").await? };
         session.blue.batch_execute(&[SCHEMA, FIRST_ROWS].concat()).await?;
         session.green.batch_execute(SCHEMA).await?;
 
@@ -102,6 +102,7 @@ impl Scene {
                             {program} check \"$BLUE\"
   may green take over?      curl http://127.0.0.1:{http}/v1/gates/{GATE}/check
                             {program} gate check {GATE} -c \"$CONFIG\"
+  is blue fit for all this? {program} doctor \"$BLUE\"
   all of it                 http://127.0.0.1:{http}/ in a browser, and http://127.0.0.1:{http}/metrics
   the databases             psql \"$BLUE\", psql \"$GREEN\", and blue through the proxy: psql \"$PROXY\"
 "

@@ -37,8 +37,13 @@ pub(super) const ORDER: &str = "
     INSERT INTO events (user_id, kind, payload)
         SELECT user_id, 'order', jsonb_build_object('order', id, 'from', 'web') FROM placed";
 
-pub(super) async fn session(dsn: &str) -> Result<SqlSession, Error> {
-    Ok(Connector::new(Dsn::resolve(Some(dsn), &SystemEnvironment)?)?.sql().await?)
+/// An order whose customer is not done. It holds no lock that another order would wait for.
+pub(super) const OPEN_ORDER: &str = "BEGIN; INSERT INTO orders (user_id) VALUES (1)";
+
+/// A session of somebody's.
+pub(super) async fn session(dsn: &str, whose: &str) -> Result<SqlSession, Error> {
+    let dsn = format!("{dsn} application_name={whose}");
+    Ok(Connector::new(Dsn::resolve(Some(&dsn), &SystemEnvironment)?)?.sql().await?)
 }
 
 /// The first column of the first row.
