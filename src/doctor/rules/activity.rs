@@ -171,20 +171,19 @@ fn slot_creation(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
 fn queue(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     let waits = checkup.waits.seen()?;
     for (heads, waiting) in queues(waits) {
-        let waiting: Vec<&Wait> = waiting.into_iter().filter(|wait| !wait.creates_slot).collect();
+        let waiting: Vec<&Wait> = waiting.into_iter().filter(is_of_tables).collect();
         // They come in the order in which they began to wait.
         let Some((first, others)) = waiting.split_first() else { continue };
-        let on = first.table.as_deref().map_or(format!("a {}", first.on), str::to_owned);
         let command = first.command.as_deref().map(|command| format!(" with {command}")).unwrap_or_default();
         let then = match others.len() {
             0 => String::new(),
             others => format!(", and {} after it", many(others, "session")),
         };
         let message = format!(
-            "It waits{command}{} for {} for {} on {on}{then}. Before it: {}",
+            "It waits{command}{} for {} for {}{then}. Before it: {}",
             who(first.name.as_deref(), first.user.as_deref(), first.database.as_deref()),
             waited(first),
-            first.mode,
+            awaited(first),
             described(checkup, &heads)
         );
         let mut mend = release(&heads);
@@ -195,8 +194,21 @@ fn queue(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         let severity = if others.is_empty() { found.rule.severity } else { Error };
         found.with(severity, format!("pid {}", first.pid), message, mend);
     }
-    let waits = waits.iter().filter(|wait| !wait.creates_slot).count();
-    Some(format!("{} for a lock, none for more than {}", many(waits, "wait"), age(WAITED)))
+    let waits = waits.iter().filter(is_of_tables).count();
+    Some(format!("{} for a table, none for more than {}", many(waits, "wait"), age(WAITED)))
+}
+
+/// Whether it waits for a table, or for whoever may be reading one. Rows and advisory locks are the application's own affair.
+fn is_of_tables(wait: &&Wait) -> bool {
+    matches!(wait.on.as_str(), "relation" | "virtualxid")
+}
+
+fn awaited(wait: &Wait) -> String {
+    match &wait.table {
+        Some(table) => format!("{} on {table}", wait.mode),
+        None if wait.on == "virtualxid" => "transactions to end that were open before it".to_owned(),
+        None => format!("{} on a table of its database", wait.mode),
+    }
 }
 
 fn waited(wait: &Wait) -> String {
