@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -24,7 +25,7 @@ const MAX_SETTLE: Duration = Duration::from_secs(30 * 60);
 #[derive(Clone, Debug)]
 pub struct Gate {
     /// What it is about.
-    pub terms: Terms,
+    pub terms: Arc<Terms>,
     /// How its target is reached; `None` where that is no PostgreSQL server.
     pub target: Option<Connector>,
     /// Whether a fence may write a barrier message. Without it nothing is written.
@@ -44,12 +45,16 @@ pub struct Statz {
     pub password: Option<Secret>,
 }
 
-/// By what was configured, so that a reload leaves alone what did not change. Certificates are read again by others.
-impl PartialEq for Gate {
-    fn eq(&self, other: &Gate) -> bool {
-        let target = |gate: &Gate| gate.target.as_ref().map(|target| target.dsn().clone());
-        (&self.terms, self.barrier, &self.receipt, &self.statz, target(self))
-            == (&other.terms, other.barrier, &other.receipt, &other.statz, target(other))
+impl Gate {
+    /// Whether that is the same gate, over the same servers and slots: what was proven of one holds for the other. Limits, what
+    /// is accepted, and how it is proven to others may be changed.
+    pub fn is_about_the_same(&self, other: &Gate) -> bool {
+        let subject = |gate: &Gate| {
+            let Terms { name, source, consumers, kind, reverse, .. } = &*gate.terms;
+            let target = gate.target.as_ref().map(|target| target.dsn().clone());
+            (name.clone(), source.clone(), consumers.clone(), *kind, reverse.clone(), target, gate.statz.clone())
+        };
+        subject(self) == subject(other)
     }
 }
 
@@ -255,7 +260,7 @@ impl GateSection {
             reverse: self.reverse.map(|reverse| Reverse { consumers: reverse.consumers }),
         };
         let receipt = ReceiptTerms { ttl: self.receipt_ttl.unwrap_or(ReceiptTerms::default().ttl), key };
-        Ok(Gate { terms, target, barrier: self.barrier, receipt, statz })
+        Ok(Gate { terms: Arc::new(terms), target, barrier: self.barrier, receipt, statz })
     }
 }
 

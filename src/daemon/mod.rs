@@ -225,7 +225,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Keeps the gates that are configured. One that has not changed, over a source that has not, keeps its fence.
+    /// Keeps the gates that are configured. One that is about the same, over a source that has not changed, keeps its fence.
     fn keep_gates(&mut self) {
         let mut before = std::mem::take(&mut self.gates);
         for config in &self.config.gates {
@@ -233,7 +233,7 @@ impl Daemon {
             let known = before.iter().position(|kept| kept.keeper.is_of(config, &source));
             let known = known.map(|known| before.swap_remove(known));
             if let Some(kept) = &known {
-                kept.keeper.renew(config);
+                kept.keeper.take(config);
             }
             self.gates.push(known.unwrap_or_else(|| Kept::start(config, source)));
         }

@@ -48,7 +48,7 @@ pub struct Case<'a> {
     pub terms: &'a Terms,
     /// What is asked of it.
     pub asked: Asked,
-    /// When it was asked, where that is known: a position of the caller's is of before.
+    /// Since when that is asked, where it is known: a position of the caller's is of before.
     pub asked_at: Option<Instant>,
     /// What was seen; in a rollback with source and target exchanged.
     pub evidence: &'a Evidence,
@@ -143,7 +143,8 @@ impl<'a> Case<'a> {
         let taken = taken.filter(|_| self.is_fenced());
         match piece {
             Piece::Seen { at, from, .. } if taken.is_some_and(|taken| *at < taken) => {
-                Err(format!("{from} has not been looked at since the fence was set"))
+                let what = if caller.is_some() { "the position was first asked about" } else { "the fence was set" };
+                Err(format!("{from} has not been looked at since {what}"))
             }
             _ => Ok(()),
         }

@@ -9,6 +9,7 @@ mod answer;
 mod assemble;
 mod data;
 mod parts;
+mod positions;
 mod rounds;
 mod waiting;
 mod witness;
@@ -16,7 +17,7 @@ mod witness;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast, watch};
@@ -37,6 +38,7 @@ use crate::source::{self, Failure, Source, lock, take_fence};
 use crate::time::PgTimestamp;
 use assemble::Lists;
 use data::Comparing;
+use positions::Positions;
 use waiting::Waiting;
 use witness::Witness;
 
@@ -55,13 +57,16 @@ const FENCING: Duration = Duration::from_secs(10);
 /// Between two ticks, which need no server.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What is said once nobody keeps it any more.
+const ENDED: &str = "the gate was changed, or walgate ends: ask again";
+
 /// Events that a listener may be behind.
 const EVENTS: usize = 64;
 
 /// A gate that is kept.
 pub struct Keeper {
-    terms: Arc<Terms>,
-    config: config::Gate,
+    /// What is configured now. What it is about stays: see [`Keeper::is_of`].
+    config: RwLock<Arc<config::Gate>>,
     source: Witness,
     target: Option<Witness>,
     replica: Option<Replica>,
@@ -79,6 +84,7 @@ pub struct Keeper {
     /// The last round: what it was for, and when it was begun.
     rounds: watch::Sender<Option<(BTreeSet<Phase>, Instant)>>,
     settling: Mutex<BTreeMap<Way, Settling>>,
+    positions: Positions,
     shared: Mutex<HashMap<Asked, (Instant, Arc<Answer>)>>,
     states: Mutex<BTreeMap<Phase, Status>>,
     receipt: Mutex<Option<Receipt>>,
@@ -86,7 +92,7 @@ pub struct Keeper {
 }
 
 /// Which of the two servers is written to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Way {
     Forward,
     Back,
@@ -101,8 +107,8 @@ impl Way {
 impl Keeper {
     /// A keeper of this gate, which is over this source.
     pub fn new(config: config::Gate, source: Arc<Source>) -> Keeper {
-        let terms = config.terms.clone();
-        let (reach, staleness) = (Reach::of(terms.kind), terms.limits.staleness);
+        let terms = Arc::clone(&config.terms);
+        let reach = Reach::of(terms.kind);
         let target = config.target.clone().map(|connector| {
             let stale_after = source.lag().stale_after();
             let observe = if terms.reverse.is_some() { Observe::Slot } else { Observe::Poll };
@@ -112,14 +118,13 @@ impl Keeper {
                 lag.copy_only(reverse.consumers.iter().cloned());
                 lag.keep_copies(reverse.consumers.iter().cloned());
             }
-            Witness::new(Arc::new(target), reach, terms.limits.staleness)
+            Witness::new(Arc::new(target), reach)
         });
         let replica = config.statz.clone().map(|statz| Replica::new(statz.url, statz.password));
         Keeper {
-            terms: Arc::new(terms),
-            config,
+            config: RwLock::new(Arc::new(config)),
             receipt: Mutex::default(),
-            source: Witness::new(source, reach, staleness),
+            source: Witness::new(source, reach),
             target,
             replica,
             replica_seen: Mutex::default(),
@@ -133,6 +138,7 @@ impl Keeper {
             ended: AtomicBool::new(false),
             rounds: watch::Sender::new(None),
             settling: Mutex::default(),
+            positions: Positions::default(),
             shared: Mutex::default(),
             states: Mutex::default(),
             events: broadcast::Sender::new(EVENTS),
@@ -140,20 +146,34 @@ impl Keeper {
     }
 
     /// The gate.
-    pub fn terms(&self) -> &Arc<Terms> {
-        &self.terms
+    pub fn terms(&self) -> Arc<Terms> {
+        Arc::clone(&self.config().terms)
     }
 
-    /// Whether this is the keeper of that gate, over that source.
+    fn config(&self) -> Arc<config::Gate> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether this is the keeper of that gate, over that source: limits and what is accepted may be others.
     pub fn is_of(&self, config: &config::Gate, source: &Arc<Source>) -> bool {
-        self.config == *config && Arc::ptr_eq(self.source.source(), source)
+        self.config().is_about_the_same(config) && Arc::ptr_eq(self.source.source(), source)
     }
 
-    /// Takes the certificates and passwords that were read again for the target.
-    pub fn renew(&self, config: &config::Gate) {
+    /// Takes what was read again of its gate: limits, what is accepted, and the target's certificates and passwords. Its fences
+    /// stand.
+    pub fn take(&self, config: &config::Gate) {
         if let Some((target, connector)) = self.target.as_ref().zip(config.target.clone()) {
             target.source().set_connector(connector);
         }
+        let mut config = config.clone();
+        let mut known = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        // What was compared was compared for these.
+        if known.terms == config.terms {
+            config.terms = Arc::clone(&known.terms);
+        }
+        *known = Arc::new(config);
+        drop(known);
+        lock(&self.shared).clear();
     }
 
     /// The receipt of the latest pass of a switch: that all may begin is no proof to be kept.
@@ -190,7 +210,8 @@ impl Keeper {
         let source = side.source();
         let unreachable = |error| FenceError::Unreachable { name: source.name().to_owned(), error };
         let connector = source.connector();
-        let taking = take_fence(&connector, Reach::of(self.terms.kind), self.config.barrier);
+        let config = self.config();
+        let taking = take_fence(&connector, Reach::of(config.terms.kind), config.barrier);
         let taken =
             tokio::time::timeout(FENCING, taking).await.unwrap_or_else(|_| Err(Failure::Timeout(FENCING).into()));
         let taken = taken.map_err(unreachable)?;
@@ -199,13 +220,13 @@ impl Keeper {
             return Err(FenceError::Elsewhere(why));
         }
         if self.ended.load(Ordering::Relaxed) {
-            return Err(FenceError::Elsewhere("the gate was configured anew meanwhile: ask again".into()));
+            return Err(FenceError::Elsewhere(ENDED.into()));
         }
         let fence = Fence { taken: Some(Instant::now()), ..Fence::take(taken)? };
         lock(&self.fences).insert(Way::of(phase), fence.clone());
         still.keep();
         lock(&self.shared).clear();
-        tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence set");
+        tracing::info!(gate = config.terms.name, target_lsn = %fence.target_lsn, "fence set");
         self.tell(GateEvent::Fenced(phase, fence.target_lsn));
         Ok(fence)
     }
@@ -220,30 +241,38 @@ impl Keeper {
         // How it stood was under this fence, and what was proven with it.
         lock(&self.states).remove(&phase);
         self.withdraw(Way::of(phase));
-        tracing::info!(gate = self.terms.name, target_lsn = %fence.target_lsn, "fence lifted");
+        tracing::info!(gate = self.terms().name, target_lsn = %fence.target_lsn, "fence lifted");
         self.tell(GateEvent::Released(phase, fence.target_lsn));
         Some(fence)
     }
 
     /// The verdict now, on evidence that was gathered at most half a second before the question.
     pub async fn check(&self, asked: Asked) -> Arc<Answer> {
-        let asked_at = Instant::now();
+        let asked_at = self.asked_since(asked);
         self.gathered_for(asked, asked_at).await;
         self.judge(asked, asked_at)
     }
 
-    /// The verdict as soon as it is a pass or a fail, and at `until` whatever it is.
+    /// The verdict as soon as it is a pass or a fail, and at `until` whatever it is. What fails it may have been mended just before
+    /// the question: only what was seen after that counts.
     pub async fn wait(&self, asked: Asked, until: tokio::time::Instant) -> Arc<Answer> {
         let _waiting = Waiting::begin(&self.waiting);
-        let asked_at = Instant::now();
+        let begun = Instant::now();
+        let asked_at = self.asked_since(asked);
         self.gathered_for(asked, asked_at).await;
         let mut rounds = self.rounds.subscribe();
         loop {
+            let seen_anew = rounds.borrow().as_ref().is_some_and(|(_, round)| *round >= begun + parts::SLOW);
             // Before the verdict, so that what comes meanwhile is not missed.
             let progress = self.source.source().progress();
             let elsewhere = self.target.as_ref().map(|target| target.source().progress());
             let answer = self.judge(asked, asked_at);
-            if matches!(answer.verdict.state, Status::Pass | Status::Fail) || self.ended.load(Ordering::Relaxed) {
+            let is_final = match answer.verdict.state {
+                Status::Pass => true,
+                Status::Fail => seen_anew,
+                _ => false,
+            };
+            if is_final || self.ended.load(Ordering::Relaxed) {
                 return answer;
             }
             lock(&self.demand).insert(asked.phase, Instant::now());
@@ -289,7 +318,8 @@ impl Keeper {
                 let Some((side, _)) = self.sides(phase) else { continue };
                 let reports = side.source().lag().reports(now);
                 let of = |slot: &SlotName| reports.iter().find(|report| report.slot == *slot);
-                let consumers = self.terms.consumers_of(phase);
+                let terms = self.terms();
+                let consumers = terms.consumers_of(phase);
                 lock(&self.settling).entry(way).or_default().note(consumers.iter().map(of), now);
                 self.watch_fence(phase);
             }
@@ -297,17 +327,23 @@ impl Keeper {
         }
     }
 
+    /// Since when this is asked.
+    fn asked_since(&self, Asked { phase, target_lsn, .. }: Asked) -> Instant {
+        let now = Instant::now();
+        target_lsn.map_or(now, |position| self.positions.since(Way::of(phase), position, now))
+    }
+
     /// Waits for a round for this phase that is young enough, and not for long.
-    async fn gathered_for(&self, Asked { phase, target_lsn, .. }: Asked, asked: Instant) {
-        // A position of the caller's is of now.
-        let reused = if target_lsn.is_some() { Duration::ZERO } else { REUSED };
-        let fenced = lock(&self.fences).get(&Way::of(phase)).and_then(|fence| fence.taken);
+    async fn gathered_for(&self, Asked { phase, target_lsn, .. }: Asked, since: Instant) {
+        let asked = Instant::now();
+        let fence = lock(&self.fences).get(&Way::of(phase)).and_then(|fence| fence.taken);
+        let fenced = fence.max(target_lsn.map(|_| since));
         lock(&self.demand).insert(phase, asked);
         let mut rounds = self.rounds.subscribe();
         let young = |round: &Option<(BTreeSet<Phase>, Instant)>| {
             round.as_ref().is_some_and(|(phases, begun)| {
                 phases.contains(&phase)
-                    && asked.saturating_duration_since(*begun) <= reused
+                    && asked.saturating_duration_since(*begun) <= REUSED
                     && fenced.is_none_or(|fenced| *begun >= fenced)
             })
         };
@@ -325,19 +361,19 @@ impl Keeper {
         let mut shared = lock(&self.shared);
         let now = Instant::now();
         let young = |at: &Instant| now.saturating_duration_since(*at) < SHARED;
-        let is_shared = asked.target_lsn.is_none();
-        if let Some((_, answer)) = shared.get(&asked).filter(|(at, _)| is_shared && young(at)) {
+        if let Some((_, answer)) = shared.get(&asked).filter(|(at, _)| young(at)) {
             return Arc::clone(answer);
         }
         self.watch_fence(asked.phase);
-        let way = Way::of(asked.phase);
+        let (way, config) = (Way::of(asked.phase), self.config());
+        let terms = &config.terms;
         let fence = lock(&self.fences).get(&way).cloned();
         let until = asked.target_lsn.or(fence.as_ref().map(|fence| fence.target_lsn));
         let issued_at = PgTimestamp::now();
         let evidence = self.evidence(asked.phase, until, now);
         let mut settling = lock(&self.settling);
         let case = Case {
-            terms: &self.terms,
+            terms,
             asked,
             asked_at: Some(asked_at),
             evidence: &evidence,
@@ -349,14 +385,14 @@ impl Keeper {
         if self.ended.load(Ordering::Relaxed) {
             // Its evidence is not renewed, and it was asked by what no longer holds.
             verdict.state = Status::Unknown;
-            verdict.reason = "the gate was configured anew meanwhile: ask again".into();
+            verdict.reason = ENDED.into();
         }
-        let oldest = evidence.observed(case.now, self.terms.limits.staleness);
+        let oldest = evidence.observed(case.now, terms.limits.staleness);
         let age = oldest.map_or(Duration::ZERO, |oldest| now.saturating_duration_since(oldest));
         if let Some(taken) = fence.as_ref().and_then(|fence| fence.taken).filter(|_| case.wants_data(&verdict)) {
             self.compare_data(asked.phase, taken);
         }
-        let receipt = (verdict.state == Status::Pass).then(|| Receipt::issue(&case, &self.config.receipt, issued_at));
+        let receipt = (verdict.state == Status::Pass).then(|| Receipt::issue(&case, &config.receipt, issued_at));
         drop(settling);
         if receipt.is_some() {
             if asked.phase != Phase::Preflight {
@@ -375,24 +411,23 @@ impl Keeper {
         let observed_at = issued_at.minus(age);
         let answer = Arc::new(Answer { verdict, consumers, observed_at, receipt });
         shared.retain(|_, (at, _)| young(at));
-        if is_shared {
-            shared.insert(asked, (Instant::now(), Arc::clone(&answer)));
-        }
+        shared.insert(asked, (Instant::now(), Arc::clone(&answer)));
         answer
     }
 
     /// Everything that is known for a phase at this moment.
     fn evidence(&self, phase: Phase, until: Option<Lsn>, now: Instant) -> Evidence {
         let Some((source, target)) = self.sides(phase) else { return Evidence::default() };
+        let terms = self.terms();
         let mut evidence = Evidence {
             replica: lock(&self.replica_seen).clone(),
-            data: self.data.seen(Way::of(phase)),
+            data: self.data.seen(Way::of(phase), &terms),
             ..Evidence::default()
         };
         {
             let lag = source.source().lag();
             evidence.source = Side { standing: standing(&lag), ..source.side() };
-            evidence.consumers = consumers(&lag, self.terms.consumers_of(phase), until, now);
+            evidence.consumers = consumers(&lag, terms.consumers_of(phase), until, now);
         }
         if let Some(target) = target {
             evidence.target = Side { standing: standing(&target.source().lag()), ..target.side() };
@@ -405,17 +440,17 @@ impl Keeper {
             };
             let mut lists = lock(&self.lists);
             let lists = lists.entry(Way::of(phase)).or_default();
-            assemble::add_published(&mut evidence, audited, source.source(), self.terms.kind, lists);
+            assemble::add_published(&mut evidence, audited, source.source(), terms.kind, lists);
         }
         evidence
     }
 
     /// Which server the phase takes for the source, and which for the target.
     fn sides(&self, phase: Phase) -> Option<(&Witness, Option<&Witness>)> {
-        match (phase.is_back(), &self.target, &self.terms.reverse) {
-            (false, target, _) => Some((&self.source, target.as_ref())),
-            (true, Some(target), Some(_)) => Some((target, Some(&self.source))),
-            (true, ..) => None,
+        match (phase.is_back(), &self.target) {
+            (false, target) => Some((&self.source, target.as_ref())),
+            (true, Some(target)) if self.terms().reverse.is_some() => Some((target, Some(&self.source))),
+            (true, _) => None,
         }
     }
 
@@ -423,7 +458,7 @@ impl Keeper {
     fn compare_data(&self, phase: Phase, under: Instant) {
         let Some((source, Some(target))) = self.sides(phase) else { return };
         let connectors = (source.source().connector(), target.source().connector());
-        self.data.begin(&self.terms, (phase, Way::of(phase)), under, connectors);
+        self.data.begin(&self.terms(), (phase, Way::of(phase)), under, connectors);
     }
 
     /// What was proven under a fence that does not stand any more is not handed out again.
@@ -441,8 +476,9 @@ impl Keeper {
             fence.lost.get_or_insert_with(|| format!("it was set on {was}, and the server became {is}"));
         }
         if fence.stray.is_none() {
+            let terms = self.terms();
             let strays =
-                self.terms.consumers_of(phase).iter().filter_map(|slot| lag.followed(slot, fence.target_lsn)?.behind);
+                terms.consumers_of(phase).iter().filter_map(|slot| lag.followed(slot, fence.target_lsn)?.behind);
             let strays =
                 strays.map(|(commit_lsn, table)| Stray { commit_lsn, table: table.map(|table| table.to_string()) });
             fence.stray = strays.into_iter().next();
@@ -457,7 +493,7 @@ impl Keeper {
     fn note_state(&self, phase: Phase, verdict: &Verdict) {
         let from = lock(&self.states).insert(phase, verdict.state);
         if from != Some(verdict.state) {
-            let (gate, state, reason) = (&self.terms.name, verdict.state, &verdict.reason);
+            let (gate, state, reason) = (&self.terms().name, verdict.state, &verdict.reason);
             tracing::info!(gate, %phase, %state, reason, "verdict");
             self.tell(GateEvent::Verdict { phase, from, to: verdict.state, reason: verdict.reason.clone() });
         }

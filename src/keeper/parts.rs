@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::gate::{Kind, Phase, Terms};
 
 /// How long parts count that cost more to read.
-const SLOW: Duration = Duration::from_secs(2);
+pub(super) const SLOW: Duration = Duration::from_secs(2);
 
 /// How long it counts that a replication connection was opened: each takes a walsender for a moment, and consumers need
 /// them.

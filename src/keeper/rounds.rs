@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::Keeper;
 use super::parts::{self, Part};
-use super::witness::{Witness, is_over};
+use super::witness::{Counts, Witness, is_over};
 use crate::gate::{Kind, Phase};
 use crate::source::lock;
 
@@ -32,16 +32,17 @@ impl Keeper {
     /// Looks at the subscriptions once before anybody asks: what goes wrong with them from here on is not to be taken for
     /// something of before walgate looked.
     pub(super) async fn begin(&self) {
-        if !self.terms.kind.is_database() {
+        let terms = self.terms();
+        if !terms.kind.is_database() {
             return;
         }
-        let back = self.terms.reverse.as_ref().map(|_| &self.source);
+        let back = terms.reverse.as_ref().map(|_| &self.source);
         let subscriptions = BTreeSet::from([Part::Subscriptions]);
         let seen = async |side: Option<&Witness>| {
             let Some(side) = side else { return };
             let mut pause = ASKED_FOR;
             while side.side().subscriptions.value().is_none() {
-                side.ask(&subscriptions, None).await;
+                side.ask(&subscriptions, (terms.limits.staleness, None)).await;
                 sleep(pause).await;
                 pause = (pause * 2).min(TRIED_AGAIN);
             }
@@ -63,9 +64,12 @@ impl Keeper {
                 self.demanded.notified().await;
                 continue;
             }
+            let terms = self.terms();
             let fenced = |phase| self.standing(phase).and_then(|fence| fence.taken);
-            let (fenced, fenced_back) = (fenced(Phase::Cutover), fenced(Phase::Rollback));
-            if audited.is_none_or(|at| is_over(at, begun, AUDITED, fenced)) {
+            let fenced = fenced(Phase::Cutover).max(fenced(Phase::Rollback));
+            // What is of before does not count.
+            let since = fenced.max(self.positions.newest());
+            if audited.is_none_or(|at| is_over(at, begun, AUDITED, since)) {
                 match fenced.filter(|fenced| audited.is_none_or(|at| at < *fenced)) {
                     Some(_) => self.source.source().hurry_audit(),
                     None => self.source.source().want_audit(),
@@ -76,18 +80,19 @@ impl Keeper {
             for phase in &phases {
                 let [source, target] = &mut wanted;
                 let (of_source, of_target) = if phase.is_back() { (target, source) } else { (source, target) };
-                of_source.extend(parts::of_source(&self.terms, *phase));
-                of_target.extend(parts::of_target(&self.terms, *phase));
+                of_source.extend(parts::of_source(&terms, *phase));
+                of_target.extend(parts::of_target(&terms, *phase));
                 if let Some((side, _)) = self.sides(*phase) {
-                    side.source().want_proof(self.terms.consumers_of(*phase));
+                    side.source().want_proof(terms.consumers_of(*phase));
                 }
             }
             let [source, target] = &wanted;
-            let sides = [(Some(&self.source), source, fenced), (self.target.as_ref(), target, fenced_back)];
+            let sides = [(Some(&self.source), source), (self.target.as_ref(), target)];
+            let counts = (terms.limits.staleness, since);
             // What a subscription has received is compared with what the other side had written after that.
-            let [of_source, of_target] = sides.map(|(side, wanted, fenced)| subscriptions(side, wanted, fenced));
+            let [of_source, of_target] = sides.map(|(side, wanted)| subscriptions(side, wanted, counts));
             let (source_answers, target_answers) = tokio::join!(of_source, of_target);
-            let [of_source, of_target] = sides.map(|(side, wanted, fenced)| rest(side, wanted, fenced));
+            let [of_source, of_target] = sides.map(|(side, wanted)| rest(side, wanted, counts));
             let of_source = async {
                 if source_answers {
                     of_source.await
@@ -106,7 +111,7 @@ impl Keeper {
             };
             tokio::join!(of_source, of_target, of_replica);
             let least = WAITED_FOR.max(begun.elapsed() * REST).min(ASKED_FOR);
-            self.audited_since(fenced).await;
+            self.audited_since(since).await;
             self.rounds.send_replace(Some((phases, begun)));
             let pause = if self.waiting.load(Ordering::Relaxed) > 0 { least } else { ASKED_FOR };
             tokio::select! {
@@ -117,27 +122,27 @@ impl Keeper {
         }
     }
 
-    /// Waits for an audit of the source that was begun after its fence was set, where one counts, and not for long: a large
-    /// catalog is not read at once.
-    async fn audited_since(&self, fenced: Option<Instant>) {
-        if let Some(fenced) = fenced.filter(|_| !matches!(self.terms.kind, Kind::Slot | Kind::Zero)) {
+    /// Waits for an audit of the source that was begun after this, where one counts, and not for long: a large catalog is not
+    /// read at once.
+    async fn audited_since(&self, since: Option<Instant>) {
+        if let Some(since) = since.filter(|_| !matches!(self.terms().kind, Kind::Slot | Kind::Zero)) {
             let mut audits = self.source.source().audits();
-            let since = audits.wait_for(|report| report.as_ref().is_some_and(|report| report.begun >= fenced));
-            let _ = tokio::time::timeout(ASKED_FOR, since).await;
+            let audited = audits.wait_for(|report| report.as_ref().is_some_and(|report| report.begun >= since));
+            let _ = tokio::time::timeout(ASKED_FOR, audited).await;
         }
     }
 }
 
 /// Asks one server for its subscriptions, where they are wanted; whether it answers.
-async fn subscriptions(witness: Option<&Witness>, wanted: &BTreeSet<Part>, fenced: Option<Instant>) -> bool {
+async fn subscriptions(witness: Option<&Witness>, wanted: &BTreeSet<Part>, counts: Counts) -> bool {
     match witness.filter(|_| wanted.contains(&Part::Subscriptions)) {
-        Some(witness) => witness.ask(&BTreeSet::from([Part::Subscriptions]), fenced).await,
+        Some(witness) => witness.ask(&BTreeSet::from([Part::Subscriptions]), counts).await,
         None => true,
     }
 }
 
 /// Asks one server for what else is wanted, and has it looked at.
-async fn rest(witness: Option<&Witness>, wanted: &BTreeSet<Part>, fenced: Option<Instant>) {
+async fn rest(witness: Option<&Witness>, wanted: &BTreeSet<Part>, counts: Counts) {
     let Some(witness) = witness.filter(|_| !wanted.is_empty()) else { return };
     let wanted: BTreeSet<Part> = wanted.iter().copied().filter(|part| *part != Part::Subscriptions).collect();
     let mut looks = witness.source().looks();
@@ -147,5 +152,5 @@ async fn rest(witness: Option<&Witness>, wanted: &BTreeSet<Part>, fenced: Option
         // If it does not come, what was seen last grows old.
         let _ = tokio::time::timeout(ASKED_FOR, looks.changed()).await;
     };
-    tokio::join!(witness.ask(&wanted, fenced), look);
+    tokio::join!(witness.ask(&wanted, counts), look);
 }

@@ -28,8 +28,6 @@ pub(super) struct Witness {
     source: Arc<Source>,
     /// Whose work counts.
     reach: Reach,
-    /// Nothing older counts.
-    staleness: Duration,
     seen: Mutex<Seen>,
     /// With since when the server runs that it leads to.
     session: tokio::sync::Mutex<Option<(SqlSession, PgTimestamp)>>,
@@ -60,11 +58,14 @@ struct Remembered {
     received: Option<(Lsn, Instant)>,
 }
 
+/// What is to count: nothing older than so, and nothing of before that moment.
+pub(super) type Counts = (Duration, Option<Instant>);
+
 impl Witness {
-    /// Of this server, on which so much work counts; what it has said, for so long.
-    pub(super) fn new(source: Arc<Source>, reach: Reach, staleness: Duration) -> Witness {
+    /// Of this server, on which so much work counts.
+    pub(super) fn new(source: Arc<Source>, reach: Reach) -> Witness {
         let fenced = AtomicBool::new(false);
-        Witness { source, reach, staleness, seen: Mutex::default(), session: tokio::sync::Mutex::default(), fenced }
+        Witness { source, reach, seen: Mutex::default(), session: tokio::sync::Mutex::default(), fenced }
     }
 
     /// The server.
@@ -97,13 +98,13 @@ impl Witness {
         self.seen().catalog.clone()
     }
 
-    /// Asks for what is wanted and due: read too long ago, or before a fence was set there; says whether it answers. If it does
-    /// not, nothing that it has said before counts any more.
-    pub(super) async fn ask(&self, wanted: &BTreeSet<Part>, fenced: Option<Instant>) -> bool {
+    /// Asks for what is wanted and due: read too long ago for what counts, or before the moment `since` which nothing does; says
+    /// whether it answers. If it does not, nothing that it has said before counts any more.
+    pub(super) async fn ask(&self, wanted: &BTreeSet<Part>, (staleness, since): Counts) -> bool {
         let begun = Instant::now();
         let due = |part: &Part| {
             let asked = self.seen().asked.get(part).copied();
-            asked.is_none_or(|asked| is_over(asked, begun, part.lasts(self.staleness), fenced))
+            asked.is_none_or(|asked| is_over(asked, begun, part.lasts(staleness), since))
         };
         let due: Vec<Part> = wanted.iter().copied().filter(due).collect();
         let mut session = self.session.lock().await;
