@@ -109,6 +109,17 @@ fn a_slot_near_its_loss_shows_what_is_left_and_one_that_is_lost_says_so() {
 }
 
 #[test]
+fn a_standby_says_that_the_slots_are_its_own() {
+    let (mut server, sql) = source(17, &[]);
+    make_slots(&sql, &["s"]);
+    let primary = format!("host=127.0.0.1 port={} user=postgres", server.port());
+    let standby = server.standby(&primary).unwrap();
+    let told = outcome(&mut command(&[&standby.dsn("postgres"), "list"]));
+    assert_eq!(told.status, Some(0), "{told:?}");
+    assert!(told.errors.contains("no replication slots on this standby"), "{told:?}");
+}
+
+#[test]
 fn the_connection_string_goes_before_the_action_or_comes_from_the_environment() {
     let (server, sql) = source(16, &[]);
     make_slots(&sql, &["s"]);

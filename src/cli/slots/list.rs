@@ -69,6 +69,7 @@ pub(super) fn matching(look: &SourcePoll, pattern: Option<&Pattern>) -> Vec<Slot
 pub(super) fn nothing(look: &SourcePoll, pattern: Option<&Pattern>) -> String {
     let there: Vec<&str> = look.slots.keys().map(|slot| slot.as_str()).collect();
     match (pattern, there.as_slice()) {
+        (_, []) if look.in_recovery => "there are no replication slots on this standby; its primary has its own".into(),
         (_, []) => "there are no replication slots".into(),
         (None, _) => String::new(),
         (Some(pattern), there) => format!("no slot is like {}; there are: {}", pattern.as_str(), there.join(", ")),
