@@ -267,18 +267,22 @@ fn choose(catalog: &Catalog, table: &Relation, evidence: Option<&Evidence>, foun
     if table.is_partitioned() && catalog.tree(table).iter().any(|part| part.primary_key().is_some()) {
         comment.push_str(" Partitions that have a primary key of their own must have this one, or none.");
     }
-    let sql = match (found.first(), evidence) {
-        (Some(first), Some(Evidence::Seen { rows: 2.., .. })) => {
-            format!("ALTER TABLE {name} ADD PRIMARY KEY ({})", mend::list(&first.columns))
-        }
+    // In doubt it is large, and its writers are not to wait until an index is built.
+    let is_large = evidence.is_none_or(Evidence::is_large) && !table.is_partitioned();
+    let columns = match (found.first(), evidence) {
+        (Some(first), Some(Evidence::Seen { rows: 2.., .. })) => mend::list(&first.columns),
         (None, Some(Evidence::Seen { .. })) if table.kind == RelationKind::Table && !table.partition => {
             let column = (0..).map(|n| if n == 0 { "id".to_owned() } else { format!("id{n}") });
             let free = column.into_iter().find(|column| table.column_named(column).is_none()).unwrap_or_default();
-            format!("ALTER TABLE {name} ADD COLUMN {free} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY")
+            if is_large {
+                comment.push_str(" All of it is then written anew, and nobody reads or writes it meanwhile.");
+            }
+            let sql = format!("ALTER TABLE {name} ADD COLUMN {free} bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY");
+            return Mend::template(comment, sql);
         }
-        _ => format!("ALTER TABLE {name} ADD PRIMARY KEY (<columns>)"),
+        _ => "<columns>".to_owned(),
     };
-    Mend::template(comment, sql)
+    mend::choose_primary_key(table, &columns, is_large, comment)
 }
 
 /// The columns that could be a key, the likeliest first.

@@ -138,6 +138,20 @@ pub(super) fn add_primary_key(
     build.then(Mend { steps: vec![Step { comment, sql, run: unless }] })
 }
 
+/// A primary key over columns that somebody is to choose: as above.
+pub(super) fn choose_primary_key(table: &Relation, columns: &str, concurrently: bool, comment: String) -> Mend {
+    let name = table.table_name();
+    if !concurrently {
+        return Mend::template(comment, format!("ALTER TABLE {name} ADD PRIMARY KEY ({columns})"));
+    }
+    let index = named_after(table, "pkey");
+    let index = Identifier(&index);
+    let build = format!("CREATE UNIQUE INDEX CONCURRENTLY {index} ON {name} ({columns})");
+    let promote = format!("ALTER TABLE {name} ADD CONSTRAINT {index} PRIMARY KEY USING INDEX {index}");
+    let then = "Writers waited for no more than this: the index was built while they wrote.";
+    Mend::template(comment, build).then(Mend::template(then, promote))
+}
+
 /// Makes an index that is there the primary key's.
 pub(super) fn promote_index(table: &Relation, index: &Index, because: &str) -> Mend {
     let name = table.table_name();
@@ -241,12 +255,8 @@ pub fn block(body: &str) -> String {
 /// A name for an index of a table, of at most 63 bytes, as an SQL identifier. Nothing else in the schema is called so, but
 /// what an attempt that failed has left behind.
 fn index_name(catalog: &Catalog, table: &Relation, suffix: &str) -> String {
-    let name = |number: u32| {
-        let suffix = if number == 0 { suffix.to_owned() } else { format!("{suffix}{number}") };
-        let most = 63 - suffix.len() - 1;
-        let end = (0..=most.min(table.name.len())).rev().find(|end| table.name.is_char_boundary(*end)).unwrap_or(0);
-        format!("{}_{suffix}", table.name.get(..end).unwrap_or_default())
-    };
+    let name =
+        |number: u32| named_after(table, &if number == 0 { suffix.to_owned() } else { format!("{suffix}{number}") });
     let is_taken = |name: &str| {
         let here = catalog.relations.values().filter(|relation| relation.schema == table.schema);
         here.into_iter().any(|relation| {
@@ -256,6 +266,13 @@ fn index_name(catalog: &Catalog, table: &Relation, suffix: &str) -> String {
     };
     let free = (0..100).map(name).find(|name| !is_taken(name));
     Identifier(&free.unwrap_or_else(|| name(100))).to_string()
+}
+
+/// The name of a table with a suffix, cut to 63 bytes.
+fn named_after(table: &Relation, suffix: &str) -> String {
+    let most = 63 - suffix.len() - 1;
+    let end = (0..=most.min(table.name.len())).rev().find(|end| table.name.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}_{suffix}", table.name.get(..end).unwrap_or_default())
 }
 
 fn has_primary_key(table: &TableName) -> String {
