@@ -171,7 +171,7 @@ fn a_webhook_that_hangs_holds_up_nothing() {
     let mut walgate = with_hook(&server, &sql, &Hook::start(Answer::Nothing));
     sql.run("DROP TABLE orders");
     until(&walgate, "/v1/identity", "pg/no-identity", "public.orders", false);
-    logged(&walgate, &["WARN", "trying again", "timeout"], 1);
+    logged(&walgate, &["WARN", "trying again", "no answer in time"], 1);
     // Not even the end.
     walgate.end(Signal::Terminate);
     assert!(!walgate.log().contains("hunter2"), "{}", walgate.log());
