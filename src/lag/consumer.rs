@@ -99,6 +99,8 @@ pub struct Consumer {
     begun: Option<Instant>,
     /// That look was begun while the stream was read, and shows the slot that it is of.
     shown: bool,
+    /// Nothing had been seen of it before what is read now.
+    unseen_before: bool,
     /// What was confirmed of the slot when a look first showed this reading of it, or where its reader wanted to begin, if that
     /// lies behind: everything behind that is sent in this reading.
     begins: Option<Lsn>,
@@ -188,6 +190,7 @@ impl Consumer {
             walsender: None,
             begun: None,
             shown: false,
+            unseen_before: true,
             begins: None,
             pace: Pace::default(),
             ack_latency: AckLatency::default(),
@@ -351,6 +354,7 @@ impl Consumer {
 
     fn read(&mut self, reading: Reading) {
         self.reading = reading;
+        self.unseen_before = self.timeline.newest() == Lsn::INVALID && self.told == Lsn::INVALID;
         // The server decodes anew from the restart position; what it had read before does not count. It sends everything
         // again that is not acknowledged.
         self.decoded = Lsn::INVALID;
@@ -373,15 +377,15 @@ impl Consumer {
     pub(super) fn polled(&mut self, row: &SlotRow, renewed: bool, flushed: Lsn, now: Instant) {
         self.kind = row.kind;
         self.last_look = Some(now);
+        let holds = self.walsender.is_some() && self.walsender == row.active_pid;
         self.shown = match &self.reading {
             // A process that has dropped the slot and created another streams anew, and is heard anew.
-            Reading::Stream(..) => {
-                let holds = self.walsender.is_some() && self.walsender == row.active_pid;
-                holds && self.begun.is_some_and(|begun| begun <= now)
-            }
+            Reading::Stream(..) => holds && self.begun.is_some_and(|begun| begun <= now),
             Reading::Copy(_, copied, _) => copied.at <= now,
             Reading::Nowhere | Reading::Untapped(..) => false,
         };
+        // Who holds a slot streams from this very one: it was replaced before, and of before nothing is known.
+        let renewed = renewed && !(holds && self.unseen_before && matches!(self.reading, Reading::Stream(..)));
         let acked = row.acked().unwrap_or_default();
         if self.shown && self.begins.is_none() {
             let wanted = self.command.as_ref().filter(|_| self.is_attached()).map(|command| command.start);

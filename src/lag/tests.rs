@@ -672,3 +672,29 @@ fn a_reading_holds_what_lies_behind_the_confirmed_position_however_early_it_is_f
     bench.look(4, 300, holds(300));
     assert_eq!(from(&bench), Some(Lsn(200)), "what is confirmed later was sent in this reading");
 }
+
+#[test]
+fn a_slot_that_was_replaced_before_its_first_stream_casts_no_doubt_on_what_that_shows() {
+    let mut bench = Bench::new();
+    let slot: SlotName = "s".parse().unwrap();
+    let look = |bench: &mut Bench, second, flushed, pid| {
+        bench.look(second, flushed, SlotRow { active_pid: pid, restart_lsn: Some(Lsn(flushed)), ..confirmed(100) });
+        let followed = bench.lag.followed(&slot, Lsn(u64::MAX)).unwrap();
+        (followed.doubtful, followed.pending.transactions, bench.lag.life(&slot).unwrap().renewed)
+    };
+    let stream = |bench: &mut Bench, pid| {
+        bench.stream = bench.lag.attach(slot.clone(), SlotKind::Logical, "here", None);
+        bench.lag.stream(&bench.stream).unwrap().served_by(Some(pid));
+    };
+    bench.look(0, 100, SlotRow { active_pid: None, ..confirmed(100) });
+    stream(&mut bench, 7);
+    bench.transaction(1, 150);
+    assert_eq!(look(&mut bench, 2, 200, Some(7)), (false, 1, Renewed::Perhaps));
+    stream(&mut bench, 8);
+    bench.transaction(3, 250);
+    assert_eq!(
+        look(&mut bench, 4, 300, Some(8)),
+        (true, 0, Renewed::Perhaps),
+        "what the first has shown may be of another"
+    );
+}

@@ -200,10 +200,10 @@ fn an_idle_stream_is_asked_for_proof_while_a_gate_asks_and_never_else() {
     assert!(listening.updates().1 > before.0.1, "the gate asked for proof");
 
     // The client has seen what one without walgate sees, and keepalives that want nothing of it.
+    let commits = relayed.seen(|seen| seen.changes.iter().filter(|change| change.starts_with(b"C")).count());
     blue.run(
         "INSERT INTO orders SELECT n, 'more' FROM generate_series(10, 2000) n; DELETE FROM orders WHERE id > 1000",
     );
-    let commits = relayed.seen(|seen| seen.changes.iter().filter(|change| change.starts_with(b"C")).count());
     for client in [&relayed, &direct] {
         arrived(client, commits + 1);
     }

@@ -251,6 +251,7 @@ fn a_client_that_does_not_read_holds_the_server_back_and_no_memory() {
 
 #[test]
 fn a_thousand_idle_sessions_are_held_and_cost_little() {
+    rlimit::increase_nofile_limit(4096).unwrap();
     let server = FakeServer::new();
     let walgate = server.behind_walgate(&[]);
     let before = resident(&walgate);
