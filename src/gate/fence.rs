@@ -11,10 +11,13 @@ use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 use crate::units::age;
 
-/// A page of the WAL, and the longest header of one: where nothing follows yet, the insert position is behind the header
-/// of a page that is not there, and the flush position before it.
+/// A page of the WAL, and its header, which is longer where a segment begins (of the usual size): where nothing follows yet, the
+/// insert position is right behind the header of a page that is not there, and the flush position before it. Further behind it
+/// a record goes on, of which the WAL writer may have flushed the first page only.
 const PAGE: u64 = 8192;
-const PAGE_HEADER: u64 = 40;
+const PAGE_HEADER: u64 = 24;
+const SEGMENT: u64 = 16 << 20;
+const SEGMENT_HEADER: u64 = 40;
 
 /// A position taken after writes stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -206,8 +209,8 @@ impl Writer {
 
 /// Whether everything below the insert position is flushed (or decoded: what is read last ends where the flushed WAL does).
 pub(super) fn is_flushed(inserted: Lsn, flushed: Lsn) -> bool {
-    let header = flushed.0.is_multiple_of(PAGE) && inserted.bytes_since(flushed) <= PAGE_HEADER;
-    flushed >= inserted || header
+    let header = if flushed.0.is_multiple_of(SEGMENT) { SEGMENT_HEADER } else { PAGE_HEADER };
+    flushed >= inserted || flushed.0.is_multiple_of(PAGE) && inserted.bytes_since(flushed) == header
 }
 
 /// `table public.orders was written to at 0/5A2E4F8`

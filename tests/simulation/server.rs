@@ -10,6 +10,10 @@ use walgate::time::PgTimestamp;
 
 use crate::dice::Dice;
 
+/// A page of the WAL, and the header of one (`XLogPageHeaderData`).
+const PAGE: u64 = 8192;
+const HEADER: u64 = 24;
+
 /// Transactions that a schedule can tell apart: bits of a set.
 pub(crate) const SERIALS: u32 = 128;
 
@@ -154,8 +158,12 @@ impl Server {
     }
 
     fn write(&mut self, xid: u64, what: What, now: Duration, dice: &mut Dice) -> Record {
-        let start = self.inserted;
+        // A record that begins a page, or goes on there, lies around its header.
+        let header = if self.inserted.0.is_multiple_of(PAGE) { HEADER } else { 0 };
+        let start = Lsn(self.inserted.0 + header);
         let end = Lsn(start.0 + 8 * (3 + dice.below(12)));
+        let goes_on = start.0 / PAGE != end.0 / PAGE && !end.0.is_multiple_of(PAGE);
+        let end = if goes_on { Lsn(end.0 + HEADER) } else { end };
         let record = Record { start, end, xid, what, at: now };
         self.inserted = end;
         self.wal.push(record);
