@@ -132,8 +132,8 @@ impl World {
         if self.setup.kind == Kind::Standby && self.dice.once_in(2) {
             let position = |is: Lsn| is.min(end);
             let Standby { received, replayed, .. } = self.standby;
-            // What has more than that cannot follow.
-            if received <= end {
+            // What has more than that cannot follow, nor what is of another history already.
+            if received <= end && self.standby.of == old {
                 self.standby = Standby { of: self.name, received: position(received), replayed: position(replayed) };
             }
         }
