@@ -218,7 +218,7 @@ impl fmt::Display for Stray {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.table {
             Some(table) => write!(f, "table {table} was written to at {}", self.commit_lsn),
-            None => write!(f, "a published table was written to at {}", self.commit_lsn),
+            None => write!(f, "something was published at {}", self.commit_lsn),
         }
     }
 }

@@ -128,8 +128,12 @@ async fn texts(sessions: &Sessions, sql: &str, slot: &SlotName) -> Result<BTreeS
 
 /// Everything that can be compared: tables, each with its partitions.
 fn all(catalog: &Catalog) -> Vec<Subject> {
+    // What pglogical notes of its own node is another thing on every server.
+    let describes_node = |relation: &Relation| relation.extension && &*relation.schema == "pglogical";
     let is = |relation: &&Relation| {
-        matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned) && !relation.partition
+        matches!(relation.kind, RelationKind::Table | RelationKind::Partitioned)
+            && !relation.partition
+            && !describes_node(relation)
     };
     catalog.relations.values().filter(is).map(|table| Subject::whole(table.oid, leaves(catalog, table))).collect()
 }

@@ -88,7 +88,7 @@ pub(super) fn subscription(case: &Case<'_>) -> Outcome {
             Err(why) => return Finds::unknown(why),
         };
         match subscription {
-            None => Finds::fail(format!("no subscription on the target reads {slot}")),
+            None => no_subscription(slot),
             Some(subscription) => {
                 let each = [hears(case, subscription), knows_all(case, slot, subscription)];
                 Finds::worst(each.map(|finds| finds.unwrap_or_else(Finds::unknown)), Finds::pass(""))
@@ -96,6 +96,12 @@ pub(super) fn subscription(case: &Case<'_>) -> Outcome {
         }
     });
     Ok(Finds::worst(each, Finds::pass(format!("{} of {} running", case.consumers().len(), case.consumers().len()))))
+}
+
+/// The target is not the one that is meant, or the slot.
+pub(super) fn no_subscription(slot: &SlotName) -> Finds {
+    let fix = "correct the target's dsn or consumers; on the target: SELECT subname, subslotname FROM pg_subscription";
+    Finds::fail(format!("no subscription on the target reads {slot}")).with_fix(fix)
 }
 
 /// Whether what a subscription reads is the source, and not a slot of the same name on another server: who has heard the

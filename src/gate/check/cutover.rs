@@ -1,6 +1,6 @@
 //! May we switch now: everything that was committed before the fence has arrived, and nothing was after it.
 
-use super::consumer::{slot, subscription, subscription_of};
+use super::consumer::{no_subscription, slot, subscription, subscription_of};
 use super::post::unreplicated;
 use super::{Finds, Outcome, Rule, first_of};
 use crate::gate::case::Case;
@@ -53,9 +53,11 @@ fn standing_fence<'a>(case: &Case<'a>) -> Result<std::borrow::Cow<'a, Fence>, St
 
 fn fence(case: &Case<'_>) -> Outcome {
     let Some(fence) = case.fence() else {
-        let back = if case.asked.phase == Phase::Rollback { "?phase=rollback" } else { "" };
-        let fix = format!("stop writes, then POST /v1/gates/{}/fence{back}", case.terms.name);
-        let why = "no fence stands; one that was set before walgate started is not remembered";
+        let back = case.asked.phase == Phase::Rollback;
+        let (flag, parameter) = if back { (" --phase rollback", "?phase=rollback") } else { ("", "") };
+        let name = &case.terms.name;
+        let fix = format!("stop writes, then walgate gate fence {name}{flag} (POST /v1/gates/{name}/fence{parameter})");
+        let why = "no fence stands; one that was set before walgate started, or for other servers or slots, is not remembered";
         return Ok(Finds::fail(why).with_fix(fix));
     };
     if let Some(why) = &fence.lost {
@@ -136,7 +138,10 @@ fn consumer_caught_up(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome 
     }
     let stream = stream_of(case, consumer).ok();
     if let Some(stream) = stream.filter(|stream| is_proof(stream, target)) {
-        return Ok(Finds::pass(format!("{slot} has acknowledged every commit of {} decoded bytes", stream.decoded)));
+        return Ok(Finds::pass(format!(
+            "{slot} has acknowledged every commit up to {}, where the server's decoding is",
+            stream.decoded
+        )));
     }
     let acked = row.confirmed_flush.unwrap_or_default();
     if acked >= target {
@@ -246,7 +251,7 @@ fn replica_applied(case: &Case<'_>, target: Lsn) -> Outcome {
 fn origin_applied(case: &Case<'_>, slot: &SlotName, target: Lsn) -> Outcome {
     let subscription = subscription_of(case, slot)?;
     let Some(subscription) = subscription else {
-        return Ok(Finds::fail(format!("no subscription on the target reads {slot}")));
+        return Ok(no_subscription(slot));
     };
     let name = &subscription.name;
     let undecoded = case.evidence.consumers.get(slot).is_some_and(|consumer| consumer.undecoded);
@@ -378,6 +383,9 @@ fn sequences(case: &Case<'_>) -> Outcome {
     }
     let (source, target) = (case.fresh(&case.evidence.source.sequences)?, case.fresh(&case.evidence.target.sequences)?);
     let compared = compare(source, target).into_iter().filter(|one| !is_accepted(case, &one.sequence.to_string()));
+    let names_of = |standing| {
+        first_of(compared.clone().filter(move |one| one.standing == standing).map(|one| one.sequence.to_string()))
+    };
     let of = |standing: Standing| {
         let names = compared.clone().filter(move |one| one.standing == standing).map(|one| {
             let next = |next: Option<String>| next.unwrap_or("nothing".into());
@@ -393,8 +401,9 @@ fn sequences(case: &Case<'_>) -> Outcome {
     if let Some(different) = of(Standing::Different) {
         return Ok(Finds::fail(different).with_fix("make the target's sequences like the source's"));
     }
-    if let Some(unknown) = of(Standing::Unknown) {
-        return Err(format!("walgate's role may not read all sequences: {unknown}"));
+    if let Some(unknown) = names_of(Standing::Unknown) {
+        let fix = "GRANT SELECT ON ALL SEQUENCES IN SCHEMA … TO walgate's role, on both servers";
+        return Ok(Finds::unknown(format!("walgate's role may not read {unknown}")).with_fix(fix));
     }
     if let Some(missing) = of(Standing::Missing) {
         return Ok(Finds::fail(missing).with_fix("create what is missing on the target"));

@@ -153,7 +153,9 @@ fn old_source(case: &Case<'_>) -> Outcome {
     if case.terms.accept_stopped_source && case.fresh(&source.stopped) == Ok(&true) {
         return Ok(Finds::pass("nothing listens there, as accept_stopped_source allows"));
     }
-    case.fresh(&source.activity)?;
+    if let Err(why) = case.fresh(&source.activity) {
+        return Ok(Finds::unknown(why).with_fix("if it is shut down for good: accept_stopped_source = true"));
+    }
     let history = case.fresh(&source.standing)?.history;
     let then = case.fence().and_then(|fence| fence.history);
     if let Some(then) = then.filter(|then| then.contradicts(history)) {
@@ -188,6 +190,8 @@ fn old_source(case: &Case<'_>) -> Outcome {
     })
 }
 
+const DROP_IT: &str = "DROP SUBSCRIPTION on the target, once the application is there";
+
 fn leftovers(case: &Case<'_>) -> Outcome {
     let source = &case.evidence.source;
     let stopped = case.terms.accept_stopped_source && case.fresh(&source.stopped) == Ok(&true);
@@ -196,10 +200,10 @@ fn leftovers(case: &Case<'_>) -> Outcome {
         let left = case.terms.consumers.iter().filter_map(|slot| slots.get_key_value(slot));
         if let Some((slot, summary)) = left.min_by_key(|(_, summary)| summary.active) {
             if summary.active {
-                return Ok(Finds::wait(format!("the forward slot {slot} is still in use")));
+                return Ok(Finds::wait(format!("the forward slot {slot} is still in use")).with_fix(DROP_IT));
             }
-            return Ok(Finds::fail(format!("the forward slot {slot} is still there, and keeps WAL"))
-                .with_fix("drop its subscription, or SELECT pg_drop_replication_slot()"));
+            let fix = format!("{DROP_IT}; of a standby: SELECT pg_drop_replication_slot('{slot}') on the old source");
+            return Ok(Finds::fail(format!("the forward slot {slot} is still there, and keeps WAL")).with_fix(fix));
         }
     }
     if !case.terms.kind.is_server() {
@@ -221,13 +225,15 @@ pub(super) fn unreplicated(case: &Case<'_>) -> Outcome {
     let left_out = case.settled(&case.evidence.source.unreplicated)?;
     // A standby has the rows of everything else.
     let missing = left_out.iter().filter(|item| case.terms.kind != Kind::Standby || item.what.starts_with("unlogged"));
-    let mut open = missing.filter(|item| !is_accepted(case, &item.name));
+    // One database is looked at.
+    let within = if case.terms.kind == Kind::Standby { " of the database that the source's dsn names" } else { "" };
+    let mut open = missing.clone().filter(|item| !is_accepted(case, &item.name));
     let all = first_of(open.clone().map(|item| format!("{} ({})", item.name, item.what)));
     let Some((first, all)) = open.next().zip(all) else {
         // What was written there since the cutover is to go back as well.
         let by_hand = left_out.iter().filter(|item| item.by_hand && case.asked.phase.is_back() && !case.terms.data);
         return Ok(match first_of(by_hand.map(|item| &item.name)) {
-            None => Finds::pass(format!("{} left out, all accepted", left_out.len())),
+            None => Finds::pass(format!("{} left out{within}, all accepted", missing.count())),
             Some(tables) => Finds::unknown(format!("whether the rows of {tables} were copied back is not known"))
                 .with_fix("have the data compared: data = true"),
         });
