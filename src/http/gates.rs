@@ -319,7 +319,7 @@ fn bad(detail: String) -> Problem {
 
 fn none_stands(gate: &Keeper, phase: Phase) -> Problem {
     let detail = format!(
-        "no fence stands for the {phase} of {}; one that was set before walgate started, or before the gate was changed, is \
+        "no fence stands for the {phase} of {}; one that was set before walgate started, or for other servers or slots, is \
          forgotten",
         gate.terms().name
     );

@@ -1,6 +1,7 @@
 //! What the careless do to the source: they write while the fence is set, and after it.
 
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use crate::scene::{Gate, Pair, Way, quiet};
 use crate::subscribed::{Subscribed, session_of};
@@ -168,6 +169,22 @@ fn a_commit_that_was_not_flushed_yet_is_before_the_fence_or_there_is_none() {
 }
 
 #[test]
+fn who_waits_right_after_a_mend_is_not_told_of_what_was_before_it() {
+    let pair = Pair::start(18, 18);
+    let story = Subscribed::start(&pair, "app", Way::Proxy);
+    story.arrived();
+    story.gate.fence();
+    story.gate.until("cutover", "pass", "");
+    for _ in 0..3 {
+        story.alter("DISABLE");
+        story.gate.turns("cutover", "fail", "is disabled");
+        story.alter("ENABLE");
+        let answer = story.gate.ask("cutover", "&wait=60s");
+        assert!(answer.is("pass", ""), "{answer}");
+    }
+}
+
+#[test]
 fn a_position_of_the_callers_own_is_a_fence_of_which_nothing_else_is_known() {
     let pair = Pair::start(18, 18);
     for way in Way::ALL {
@@ -182,6 +199,12 @@ fn a_position_of_the_callers_own_is_a_fence_of_which_nothing_else_is_known() {
             let answer = story.gate.ask("cutover", &format!("&target_lsn={lsn}"));
             if answer.is(state, said) { Ok(()) } else { Err(answer) }
         });
+        // Parts that are read seldom do not make it flicker.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(3) {
+            let answer = story.gate.ask("cutover", &format!("&target_lsn={lsn}"));
+            assert!(answer.is(state, said), "{answer}");
+        }
         story.order();
         if way != Way::Poll {
             eventually("the stray write to be seen", || {

@@ -132,10 +132,11 @@ impl Gate {
         self.walgate = Walgate::configured(&self.text, &self.listen);
     }
 
-    /// Has another consumer than before.
+    /// Reads its file again, which says something else there.
     #[track_caller]
-    pub(crate) fn consume(&mut self, before: &str, slot: &str) {
-        self.text = self.text.replace(before, slot);
+    pub(crate) fn configure(&mut self, before: &str, now: &str) {
+        assert!(self.text.contains(before), "{}", self.text);
+        self.text = self.text.replace(before, now);
         self.walgate.configure(&self.text);
     }
 

@@ -131,6 +131,20 @@ fn another_server_behind_the_same_address_is_not_taken_for_the_source() {
 }
 
 #[test]
+fn a_fence_stands_while_limits_are_changed_and_falls_with_what_it_is_about() {
+    let pair = Pair::start(18, 18);
+    let mut story = Subscribed::start(&pair, "app", Way::Slot);
+    story.blue.run("CREATE TABLE audit_log (id int PRIMARY KEY)");
+    story.gate.fence();
+    story.gate.until("cutover", "fail", "public.audit_log");
+    story.gate.configure("settle", "accept_unreplicated = [\"public.audit_log\"]\nsettle");
+    story.gate.until("cutover", "pass", "nothing was written since");
+    story.gate.configure("[\"app\"]", "[\"other\"]");
+    story.gate.until("cutover", "fail", "no fence stands");
+    assert!(story.gate.walgate.log().contains("so its fence is forgotten"), "{}", story.gate.walgate.log());
+}
+
+#[test]
 fn a_walgate_that_was_started_again_knows_no_fence_and_says_so() {
     let pair = Pair::start(18, 18);
     let mut story = Subscribed::start(&pair, "app", Way::Slot);
@@ -139,7 +153,7 @@ fn a_walgate_that_was_started_again_knows_no_fence_and_says_so() {
     story.gate.restart();
     let gate = &story.gate;
     let answer = gate.cutover();
-    assert!(answer.is("fail", "one that was set before walgate started is not remembered"), "{answer}");
+    assert!(answer.is("fail", "one that was set before walgate started"), "{answer}");
     assert_eq!(gate.send("GET", "/receipt").0, 404);
     assert_eq!(gate.send("GET", "/fence").0, 404);
     gate.fence();

@@ -32,8 +32,8 @@ fn zero_cache_is_waited_for_until_its_replica_has_everything() {
     let zero = zero.unwrap_or_else(|log| panic!("{log}"));
     sql.until("SELECT count(*) FROM pg_replication_slots WHERE active", "1");
     let slot = sql.value("SELECT slot_name FROM pg_replication_slots WHERE active");
-    gate.consume("not_yet", &slot);
-    gate.consume("127.0.0.1:1/", &format!("127.0.0.1:{}/", zero.port()));
+    gate.configure("not_yet", &slot);
+    gate.configure("127.0.0.1:1/", &format!("127.0.0.1:{}/", zero.port()));
 
     sql.run("INSERT INTO orders VALUES (2, 'x')");
     gate.until("preflight", "pass", "may begin");
