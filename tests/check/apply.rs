@@ -3,8 +3,11 @@
 use std::process::{Command, Stdio};
 use std::thread;
 
+use walgate::scratch::Server;
+
 use crate::support::check::{self, answered, findings};
-use crate::support::{Sql, eventually, postgres};
+use crate::support::command::walgate;
+use crate::support::{Sql, postgres};
 
 /// Tables and columns whose names are as bad as names can be.
 const NAMES: &str = r#"
@@ -130,16 +133,50 @@ fn the_index_of_a_large_table_is_built_while_it_is_written_to() {
     sql.run("UPDATE big SET filler = 'x' WHERE id = 1");
 }
 
+/// A table whose mend is an index that is built while others write.
+struct Built {
+    _server: Server,
+    dsn: String,
+    sql: Sql,
+}
+
+impl Built {
+    #[track_caller]
+    fn start() -> Built {
+        let server = postgres(18).start().expect("the server starts");
+        let dsn = server.dsn("postgres");
+        let sql = Sql::connect(&dsn);
+        sql.run(
+            "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL); INSERT INTO t VALUES (1, 1);
+             CREATE PUBLICATION p FOR TABLE t WHERE (b > 0)",
+        );
+        Built { _server: server, dsn, sql }
+    }
+
+    /// Somebody writes, and a build waits for the end of that.
+    #[track_caller]
+    fn writer(&self) -> Sql {
+        let writer = Sql::connect(&self.dsn);
+        writer.run("BEGIN; INSERT INTO t VALUES (2, 2)");
+        writer
+    }
+
+    /// Waits until so many builds wait, for longer than so many seconds.
+    #[track_caller]
+    fn wait(&self, builds: u32, seconds: u32) {
+        let waiting = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE UNIQUE INDEX%'
+             AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > '{seconds} s'"
+        );
+        self.sql.until(&waiting, &builds.to_string());
+    }
+}
+
 /// It waits for whoever writes, and keeps nobody waiting.
 #[test]
 fn an_index_that_is_built_while_others_write_waits_for_them() {
-    let server = postgres(18).start().unwrap();
-    let dsn = server.dsn("postgres");
-    let sql = Sql::connect(&dsn);
-    sql.run(
-        "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL); INSERT INTO t VALUES (1, 1);
-         CREATE PUBLICATION p FOR TABLE t WHERE (b > 0)",
-    );
+    let built = Built::start();
+    let Built { dsn, sql, .. } = &built;
     let apply: fn(&str) = |dsn| {
         let told = check::told(&[dsn, "--apply", "--yes"]);
         assert_eq!(told.status, Some(0), "{told:?}");
@@ -148,17 +185,11 @@ fn an_index_that_is_built_while_others_write_waits_for_them() {
     };
     let script: fn(&str) = |dsn| check::run(dsn, &check::script(dsn, &[]));
     for mend in [apply, script] {
-        let writer = Sql::connect(&dsn);
-        writer.run("BEGIN; INSERT INTO t VALUES (2, 2)");
+        let writer = built.writer();
         thread::scope(|scope| {
-            let mending = scope.spawn(|| mend(&dsn));
-            eventually("longer than others are kept waiting", || {
-                let waits = sql.value(
-                    "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE UNIQUE INDEX%'
-                     AND wait_event_type = 'Lock' AND clock_timestamp() - query_start > '4 s'",
-                );
-                if waits == "1" || mending.is_finished() { Ok(()) } else { Err(waits) }
-            });
+            scope.spawn(|| mend(dsn));
+            // Longer than others are kept waiting.
+            built.wait(1, 4);
             writer.run("ROLLBACK");
         });
         sql.run("UPDATE t SET b = 2; ALTER TABLE t REPLICA IDENTITY DEFAULT; DROP INDEX t_identity");
@@ -167,66 +198,42 @@ fn an_index_that_is_built_while_others_write_waits_for_them() {
 
 #[test]
 fn a_build_that_somebody_else_has_under_way_is_not_taken_for_left_behind() {
-    let server = postgres(18).start().unwrap();
-    let dsn = server.dsn("postgres");
-    let sql = Sql::connect(&dsn);
-    sql.run(
-        "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL); INSERT INTO t VALUES (1, 1);
-         CREATE PUBLICATION p FOR TABLE t WHERE (b > 0)",
-    );
-    let writer = Sql::connect(&dsn);
-    writer.run("BEGIN; INSERT INTO t VALUES (2, 2)");
-    let builds = || {
-        sql.value(
-            "SELECT count(*) FROM pg_stat_activity
-             WHERE query LIKE 'CREATE UNIQUE INDEX%' AND wait_event_type = 'Lock'",
-        )
-    };
+    let built = Built::start();
+    let Built { dsn, sql, .. } = &built;
+    let writer = built.writer();
     thread::scope(|scope| {
-        let first = scope.spawn(|| check::told(&[&dsn, "--apply", "--yes"]));
-        eventually("a build that waits", || if builds() == "1" { Ok(()) } else { Err(builds()) });
-        let script = check::script(&dsn, &[]);
-        let second = check::told(&[&dsn, "--apply", "--yes"]);
+        let first = scope.spawn(|| check::told(&[dsn, "--apply", "--yes"]));
+        built.wait(1, 0);
+        let script = check::script(dsn, &[]);
+        let second = check::told(&[dsn, "--apply", "--yes"]);
         assert_eq!(second.status, Some(1), "{second:?}");
         let why = "another session builds an index of public.t now: run this again";
         assert!(second.errors.contains(why), "{second:?}");
         writer.run("ROLLBACK");
         let first = first.join().unwrap();
         assert_eq!(first.status, Some(0), "{first:?}");
-        check::run(&dsn, &script);
+        check::run(dsn, &script);
     });
     sql.run("UPDATE t SET b = 2");
 }
 
 #[test]
 fn one_that_is_stopped_says_so_and_can_be_run_again() {
-    let server = postgres(18).start().unwrap();
-    let dsn = server.dsn("postgres");
-    let sql = Sql::connect(&dsn);
-    sql.run(
-        "CREATE TABLE t (id int PRIMARY KEY, b int NOT NULL); INSERT INTO t VALUES (1, 1);
-         CREATE PUBLICATION p FOR TABLE t WHERE (b > 0)",
-    );
-    let writer = Sql::connect(&dsn);
-    writer.run("BEGIN; INSERT INTO t VALUES (2, 2)");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    command.args(["check", &dsn, "--apply", "--yes"]).env_clear().stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mending = command.spawn().unwrap();
-    let waits =
-        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE UNIQUE INDEX%' AND wait_event_type = 'Lock'";
-    let becomes = |count: &str| {
-        eventually("the build", || Some(sql.value(waits)).filter(|seen| seen == count).ok_or_else(|| sql.value(waits)));
-    };
-    becomes("1");
+    let built = Built::start();
+    let Built { dsn, sql, .. } = &built;
+    let writer = built.writer();
+    let mut command = walgate(&["check", dsn, "--apply", "--yes"]);
+    let mending = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    built.wait(1, 0);
     Command::new("kill").args(["-INT", &mending.id().to_string()]).status().unwrap();
     let stopped = mending.wait_with_output().unwrap();
     let errors = String::from_utf8_lossy(&stopped.stderr);
     assert_eq!(stopped.status.code(), Some(1), "{errors}");
     assert!(errors.contains("stopped") && errors.contains("run this again"), "{errors}");
-    becomes("0");
+    built.wait(0, 0);
     writer.run("ROLLBACK");
     assert_eq!(sql.value("SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('t_identity')"), "f");
-    let again = check::told(&[&dsn, "--apply", "--yes"]);
+    let again = check::told(&[dsn, "--apply", "--yes"]);
     assert_eq!(again.status, Some(0), "{again:?}");
     sql.run("UPDATE t SET b = 2");
 }

@@ -42,10 +42,7 @@ fn each_outcome_has_its_exit_status() {
     let dsn = server.dsn("postgres");
     Sql::connect(&dsn).run("SELECT pg_create_logical_replication_slot('green_sub', 'pgoutput')");
     let walgate = Walgate::configured(&configuration("listen = \"HTTP\"", &dsn), "");
-    eventually("the source to be reached", || match walgate.get("/readyz") {
-        (200, _) => Ok(()),
-        other => Err(other),
-    });
+    walgate.ready();
     let url = format!("http://127.0.0.1:{}", walgate.http());
     let file = walgate.file().display().to_string();
     let environment = [("WALGATE_URL", &*url)];

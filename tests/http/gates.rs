@@ -9,7 +9,7 @@ use ureq::http::{HeaderMap, Request};
 use walgate::scratch::Signal;
 
 use crate::support::daemon::{Walgate, free_address};
-use crate::support::{Sql, eventually, postgres};
+use crate::support::{Sql, postgres};
 
 /// A gate over a slot, as lines of a configuration.
 pub(crate) const GATE: &str =
@@ -155,10 +155,7 @@ fn a_fence_is_set_once_writers_are_gone_and_is_told_everywhere() {
     let text =
         configuration("listen = \"HTTP\"", &dsn).replace("[[gate]]", &format!("listen = \"{listen}\"\n[[gate]]"));
     let mut walgate = Walgate::configured(&text, &listen);
-    eventually("the source to be reached", || match walgate.get("/readyz") {
-        (200, _) => Ok(()),
-        other => Err(other),
-    });
+    walgate.ready();
     let mut stream = TcpStream::connect(("127.0.0.1", walgate.http())).unwrap();
     stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: walgate\r\n\r\n").unwrap();
     let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
@@ -274,10 +271,7 @@ fn what_was_seen_before_a_fence_says_nothing_behind_it() {
     let dsn = server.dsn("postgres");
     Sql::connect(&dsn).run("SELECT pg_create_logical_replication_slot('green_sub', 'pgoutput')");
     let walgate = Walgate::configured(&configuration("listen = \"HTTP\"", &dsn), "");
-    eventually("the source to be reached", || match walgate.get("/readyz") {
-        (200, _) => Ok(()),
-        other => Err(other),
-    });
+    walgate.ready();
     for _ in 0..5 {
         let ask =
             |method: &str, route: &str| send(&walgate, method, &format!("/v1/gates/blue-green/{route}"), None, "");

@@ -81,10 +81,7 @@ fn changes_are_told_as_they_happen() {
     let server = postgres(17).start().unwrap();
     let sql = Sql::connect(&server.dsn("postgres"));
     let walgate = Walgate::run(&server.dsn("postgres"), &[]);
-    eventually("a look", || match walgate.get("/readyz") {
-        (200, _) => Ok(()),
-        other => Err(other),
-    });
+    walgate.ready();
     let mut stream = TcpStream::connect(("127.0.0.1", walgate.http())).unwrap();
     stream.write_all(b"GET /v1/events?slot=s HTTP/1.1\r\nHost: walgate\r\n\r\n").unwrap();
     let mut lines = BufReader::new(stream).lines().map(Result::unwrap);

@@ -69,6 +69,15 @@ impl Walgate {
         Walgate::spawn(command, directory, listen, http)
     }
 
+    /// Waits until it has reached its sources.
+    #[track_caller]
+    pub(crate) fn ready(&self) {
+        eventually("the sources to be reached", || match self.get("/readyz") {
+            (200, _) => Ok(()),
+            other => Err(other),
+        });
+    }
+
     /// Gives it a file of another text, and tells it to read that; returns when it has taken or refused it.
     #[track_caller]
     pub(crate) fn configure(&self, text: &str) {
