@@ -11,6 +11,8 @@
 #   RESUME='kubectl scale deployment/app --replicas=2' \
 #   ./cutover.sh
 #
+# Arguments of commands are seen by all on a machine: leave the passwords of BLUE and GREEN to a .pgpass.
+#
 # STOP stops everything that writes, and waits until it has ended: what still runs may write behind the fence. SEQUENCES brings
 # the target's sequences up (leave it out for a physical standby). SWITCH promotes the target and drops its slot, or ends its
 # subscription, and sends the application there; standby.toml and pglogical.toml have theirs. RESUME undoes STOP. TIMEOUT is for

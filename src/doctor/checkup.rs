@@ -70,6 +70,8 @@ pub struct Checkup {
     pub replication: Look<bool>,
     /// Roles that may open replication connections, superusers too.
     pub replication_roles: BTreeSet<String>,
+    /// Whether there is the role whose members may on Amazon RDS, `rds_replication`.
+    pub replication_group: bool,
     /// Settings that matter to replication, as `current_setting` spells them.
     pub settings: BTreeMap<String, String>,
     /// Those of them that are changed in the configuration, and wait for a restart.
@@ -270,6 +272,8 @@ pub struct Wal {
 pub struct Archiver {
     /// Whether `archive_mode` is on.
     pub on: bool,
+    /// Whether it is told how, by `archive_command` or `archive_library`.
+    pub configured: bool,
     /// `archived_count`
     pub archived: u64,
     /// `failed_count`

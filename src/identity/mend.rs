@@ -135,6 +135,10 @@ pub(super) fn add_primary_key(
     let index = index_name(catalog, table, "pkey");
     let build = build_index(table, &index, columns);
     let sql = format!("ALTER TABLE {name} ADD CONSTRAINT {index} PRIMARY KEY USING INDEX {index}");
+    let comment = match columns.iter().all(|column| column.not_null) {
+        true => comment,
+        false => format!("{comment} The table is read once for nulls, and nobody else reads or writes it meanwhile."),
+    };
     build.then(Mend { steps: vec![Step { comment, sql, run: unless }] })
 }
 
@@ -148,7 +152,8 @@ pub(super) fn choose_primary_key(table: &Relation, columns: &str, concurrently: 
     let index = Identifier(&index);
     let build = format!("CREATE UNIQUE INDEX CONCURRENTLY {index} ON {name} ({columns})");
     let promote = format!("ALTER TABLE {name} ADD CONSTRAINT {index} PRIMARY KEY USING INDEX {index}");
-    let then = "Writers waited for no more than this: the index was built while they wrote.";
+    let then = "Others wait for no more than this: the index was built while they wrote. Of columns that take nulls the whole \
+                table is read first.";
     Mend::template(comment, build).then(Mend::template(then, promote))
 }
 

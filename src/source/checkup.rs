@@ -42,8 +42,11 @@ const BASIS: &str = "
         'settings', (SELECT json_object_agg(name, current_setting(name)) FROM pg_settings WHERE name IN ({shown})),
         'pending_restart', (SELECT coalesce(json_agg(name), '[]') FROM pg_settings
                             WHERE pending_restart AND name IN ({shown})),
-        'replication_roles', (SELECT coalesce(json_agg(rolname), '[]') FROM pg_roles
-                              WHERE rolcanlogin AND (rolreplication OR rolsuper)),
+        'replication_roles', (SELECT coalesce(json_agg(rolname), '[]') FROM pg_roles AS login WHERE rolcanlogin AND (
+                rolreplication OR rolsuper
+                OR EXISTS (SELECT FROM pg_roles AS own WHERE own.rolname = 'rds_replication'
+                           AND pg_has_role(login.oid, own.oid, 'MEMBER')))),
+        'replication_group', EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication'),
         'synced', (SELECT coalesce(json_agg(slot_name), '[]') FROM pg_replication_slots AS slot
                    WHERE to_jsonb(slot) ->> 'synced' = 'true'))";
 
@@ -94,6 +97,8 @@ const WAL: &str = "
 
 const ARCHIVER: &str = "
     SELECT json_build_object('on', current_setting('archive_mode') <> 'off', 'archived', archived_count,
+        'configured', current_setting('archive_command') NOT IN ('', '(disabled)')
+                      OR coalesce(current_setting('archive_library', true), '') <> '',
         'failed', failed_count, 'archived_ago', extract(epoch FROM clock_timestamp() - last_archived_time)::float8,
         'failed_ago', extract(epoch FROM clock_timestamp() - last_failed_time)::float8, 'failed_file', last_failed_wal)
     FROM pg_stat_archiver";
@@ -113,6 +118,7 @@ struct Basis {
     settings: BTreeMap<String, String>,
     pending_restart: BTreeSet<String>,
     replication_roles: BTreeSet<String>,
+    replication_group: bool,
     synced: BTreeSet<SlotName>,
 }
 
@@ -179,6 +185,7 @@ pub async fn checkup(connector: &Connector, scope: &Scope) -> Result<Checkup, Co
         },
         slots: slots(&seen, &basis.synced),
         replication_roles: basis.replication_roles,
+        replication_group: basis.replication_group,
         settings: basis.settings,
         pending_restart: basis.pending_restart,
         publications,

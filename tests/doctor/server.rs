@@ -103,6 +103,9 @@ fn a_standby_is_looked_at_as_one() {
         let mut primary = postgres(major).start().expect("the server starts");
         Sql::connect(&primary.dsn("postgres"))
             .run("CREATE ROLE walgate LOGIN REPLICATION; GRANT pg_monitor TO walgate");
+        // Its workers are its primary's business.
+        Sql::connect(&primary.dsn("postgres"))
+            .run("CREATE SUBSCRIPTION s CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)");
         let source = primary.dsn("postgres").replace(" dbname=postgres", "");
         let standby = primary.standby(&source).expect("the standby starts");
         let dsn = dsn(&standby, "walgate");

@@ -1,6 +1,6 @@
 //! Runs what mends, one statement after the other, and tells how each went. It stops at the first that fails.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio_postgres::error::SqlState;
 use super::CheckError;
 use super::script::LOCK_TIMEOUT;
 use crate::cli::interruption::Interruption;
-use crate::cli::output::ask;
+use crate::cli::output::{ask, print};
 use crate::identity::{Run, Step, in_comment};
 use crate::source::catalog;
 use crate::source::sql::SqlSession;
@@ -48,35 +48,39 @@ pub(super) async fn run(session: &SqlSession, steps: &[Step]) -> Result<bool, Ch
     let _ = session.batch_execute("SET client_connection_check_interval = '1s'").await;
     for step in steps {
         match step.run {
-            Run::Leftover => print!("-- {} ", in_comment(&step.comment)),
-            _ => print!("{}; ", in_comment(&step.sql)),
+            Run::Leftover => tell(&format!("-- {} ", in_comment(&step.comment)))?,
+            _ => tell(&format!("{}; ", in_comment(&step.sql)))?,
         }
-        io::stdout().flush()?;
         let begun = Instant::now();
         let outcome = tokio::select! {
             outcome = attempt(session, step) => outcome,
             () = interruption.recv() => {
-                println!("-- stopped");
+                tell("-- stopped\n")?;
                 return Err(CheckError::Stopped);
             }
         };
         match outcome {
-            Ok(true) => println!("-- done in {:.1} s", begun.elapsed().as_secs_f64()),
-            Ok(false) => println!("-- was done before"),
+            Ok(true) => tell(&format!("-- done in {:.1} s\n", begun.elapsed().as_secs_f64()))?,
+            Ok(false) => tell("-- was done before\n")?,
             Err(error) => match error.as_db_error() {
                 Some(server) => {
-                    println!("-- failed");
+                    tell("-- failed\n")?;
                     eprintln!("walgate: {}: {}", server.message(), advice(server));
                     return Ok(false);
                 }
                 None => {
-                    println!("-- lost");
+                    tell("-- lost\n")?;
                     return Err(catalog::failed(&error).into());
                 }
             },
         }
     }
     Ok(true)
+}
+
+/// What was begun is gone on with, whether or not anybody reads of it.
+fn tell(text: &str) -> io::Result<()> {
+    print(text).map(drop)
 }
 
 /// Returns whether there was anything to do. What others keep waiting is tried again, for they may have done it.
@@ -103,7 +107,8 @@ async fn attempt(session: &SqlSession, step: &Step) -> Result<bool, tokio_postgr
             Err(_) => running.await,
             Ok(outcome) => outcome,
         };
-        session.batch_execute("SELECT pg_catalog.set_config('search_path', '', false)").await?;
+        let narrowed = session.batch_execute("SELECT pg_catalog.set_config('search_path', '', false)").await;
+        let outcome = outcome.and(narrowed);
         match outcome {
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) && attempts < ATTEMPTS.0 => {
                 attempts += 1;

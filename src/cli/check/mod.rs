@@ -90,7 +90,8 @@ enum CheckError {
     #[error("{0}")]
     Output(#[from] io::Error),
     #[error(
-        "stopped: the server ends what was under way within seconds. What was done stays; run this again for the rest"
+        "stopped: what was under way ends as soon as the server notices, or is done by then. What was done stays; run this \
+         again for the rest"
     )]
     Stopped,
 }

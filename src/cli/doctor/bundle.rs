@@ -10,6 +10,7 @@
 //! There is nothing secret in it because nothing secret is read: of queries the first words, of the connection strings of
 //! subscriptions where they lead, of settings those that are listed.
 
+use std::fmt::Display;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -24,12 +25,7 @@ pub(super) enum Bundle {
     /// Standard output.
     Output,
     /// A file, which is at its place once it is whole, and never takes another's.
-    File {
-        /// What is written to, that nobody else can read.
-        draft: NamedTempFile,
-        /// Where it is to be.
-        path: PathBuf,
-    },
+    File(PathBuf),
 }
 
 #[derive(Serialize)]
@@ -52,13 +48,12 @@ impl Bundle {
             return Ok(Bundle::Output);
         }
         let path = PathBuf::from(path);
-        let refused = |problem: String| DoctorError::Bundle(format!("--bundle {}: {problem}", path.display()));
         if path.symlink_metadata().is_ok() {
-            return Err(refused(TAKEN.into()));
+            return Err(refused(&path, TAKEN));
         }
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let draft = NamedTempFile::new_in(directory).map_err(|error| refused(error.to_string()))?;
-        Ok(Bundle::File { draft, path })
+        // Before anything is looked at; nothing is left of it.
+        NamedTempFile::new_in(directory(&path)).map_err(|error| refused(&path, error))?;
+        Ok(Bundle::File(path))
     }
 
     /// Writes it.
@@ -77,20 +72,28 @@ impl Bundle {
         text.push('\n');
         match self {
             Bundle::Output => drop(print(&text)?),
-            Bundle::File { mut draft, path } => {
-                draft.write_all(text.as_bytes())?;
-                draft.persist_noclobber(&path).map_err(|error| {
-                    let problem = match error.error.kind() {
-                        io::ErrorKind::AlreadyExists => TAKEN.into(),
-                        _ => error.error.to_string(),
-                    };
-                    DoctorError::Bundle(format!("--bundle {}: {problem}", path.display()))
+            Bundle::File(path) => {
+                // Nobody else can read it.
+                let draft = NamedTempFile::new_in(directory(&path));
+                let written = draft.and_then(|mut draft| draft.write_all(text.as_bytes()).map(|()| draft));
+                let draft = written.map_err(|error| refused(&path, error))?;
+                draft.persist_noclobber(&path).map_err(|error| match error.error.kind() {
+                    io::ErrorKind::AlreadyExists => refused(&path, TAKEN),
+                    _ => refused(&path, error.error),
                 })?;
                 eprintln!("walgate: all of it is in {}", path.display());
             }
         }
         Ok(())
     }
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn refused(path: &Path, problem: impl Display) -> DoctorError {
+    DoctorError::Bundle(format!("--bundle {}: {problem}", path.display()))
 }
 
 const TAKEN: &str = "there is such a file already, and it is not written over; name another";

@@ -21,8 +21,9 @@ Exit status:
   4   the server cannot be reached, or does not answer
   64  the command line, the connection string or the file cannot be used
 
-Nothing is changed. The bundle has no passwords, of statements no more than the first words, and of the connection strings of
-subscriptions where they lead; it has the names of tables, roles, slots and prepared transactions.";
+Nothing is changed. The bundle has no passwords, of statements no more than the first words, and
+of the connection strings of subscriptions where they lead; it has the names of tables, roles,
+slots and prepared transactions.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = STATUSES)]

@@ -103,8 +103,9 @@ fn long(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     Some(format!("{} open, none at work for more than {}", many(open, "transaction"), age(usual().as_secs_f64())))
 }
 
+/// A standby does not show those that it will have after its promotion.
 fn prepared(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
-    let prepared = checkup.prepared.seen()?;
+    let prepared = checkup.prepared.seen().filter(|_| !checkup.server.in_recovery)?;
     for Prepared { gid, user, database, open_seconds } in prepared {
         if *open_seconds <= usual().as_secs_f64() {
             continue;
@@ -143,7 +144,10 @@ fn queues(waits: &[Wait]) -> BTreeMap<BTreeSet<i32>, Vec<&Wait>> {
                 None => drop(heads.insert(pid)),
             }
         }
-        queues.entry(heads).or_default().push(wait);
+        // Who waits for nobody any more has what it waited for, or is in a deadlock, which the server ends.
+        if !heads.is_empty() {
+            queues.entry(heads).or_default().push(wait);
+        }
     }
     queues
 }

@@ -85,10 +85,20 @@ fn choice(sql: &str, warning: &str) -> String {
     format!("-- {};  -- {}", in_comment(sql), in_comment(warning))
 }
 
+/// The settings that must not be lower on a standby than on its primary (`CheckRequiredParameterValues` in `xlogrecovery.c`).
+const STANDBYS_FIRST: [&str; 2] = ["max_wal_senders", "max_worker_processes"];
+
 /// Sets a setting of the server that a restart makes count.
-fn set(name: &str, value: &str) -> Vec<String> {
-    let how = advice("counts after a restart; a managed service has its own place for settings");
-    vec![how, format!("ALTER SYSTEM SET {name} = {value};")]
+fn set(checkup: &Checkup, name: &str, value: &str) -> Vec<String> {
+    if checkup.pending_restart.contains(name) {
+        return vec![advice("it is changed in the configuration already: restart the server")];
+    }
+    let mut mend = vec![advice("counts after a restart; a managed service has its own place for settings")];
+    if STANDBYS_FIRST.contains(&name) {
+        mend.push(advice("where it has standbys, there first: with less than their primary they stop replaying"));
+    }
+    mend.push(format!("ALTER SYSTEM SET {name} = {value};"));
+    mend
 }
 
 /// One, or several of it.

@@ -19,12 +19,15 @@ pub(super) const RULES: &[Rule] = &[
     Rule { id: "role/unseen", severity: Warning, check: unseen },
     Rule { id: "wal/size", severity: Warning, check: wal_size },
     Rule { id: "wal/archiver", severity: Error, check: archiver },
-    Rule { id: "standby/receiver", severity: Error, check: receiver },
+    Rule { id: "standby/receiver", severity: Warning, check: receiver },
 ];
 
-/// A server that only subscribes needs no more than `replica`.
+/// A server that only subscribes needs no more than `replica`. A standby before 16 decodes nothing, whatever it says.
 fn wal_level(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     let level = checkup.setting("wal_level")?;
+    if checkup.server.in_recovery && checkup.server.major < 16 {
+        return None;
+    }
     let publishes = checkup.publications.seen().is_none_or(|publications| !publications.is_empty());
     let subscribes = checkup.subscriptions.seen().is_some_and(|subscriptions| !subscriptions.is_empty());
     if level != "logical" {
@@ -33,10 +36,10 @@ fn wal_level(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
             "It is {level}, so nothing can be decoded here, and no logical slot made: logical decoding requires wal_level >= \
              logical"
         );
-        let mend = match checkup.pending_restart.contains("wal_level") {
-            true => vec![advice("it is changed in the configuration already: restart the server")],
-            false => set("wal_level", "logical"),
-        };
+        let mut mend = set(checkup, "wal_level", "logical");
+        if checkup.server.in_recovery {
+            mend.insert(0, advice("on its primary as well"));
+        }
         found.with(severity, "", message, mend);
     }
     Some(format!("wal_level is {level}"))
@@ -59,7 +62,7 @@ fn capacity(
         let left = if free == 0 { "none is left:" } else { "one is left; after that" };
         let message = format!("{used} of {setting} = {} are in use, {left} {then}", limit.most);
         let mut mend: Vec<String> = first.into_iter().collect();
-        mend.extend(set(setting, &(limit.most + 4).to_string()));
+        mend.extend(set(checkup, setting, &(limit.most + 4).to_string()));
         found.with(severity, "", message, mend);
     }
     Some(format!("{used} of {} {what} in use", limit.most))
@@ -79,7 +82,7 @@ fn senders(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
 }
 
 fn workers(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
-    checkup.subscriptions.seen().filter(|subscriptions| !subscriptions.is_empty())?;
+    super::subscription::all(checkup)?;
     let limits = [
         ("max_logical_replication_workers", "logical replication workers", "out of logical replication worker slots"),
         ("max_worker_processes", "background workers", "out of background worker slots"),
@@ -92,7 +95,15 @@ fn workers(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     (!seen.is_empty()).then(|| seen.join(", "))
 }
 
-/// Nothing is said where `synchronous_standby_names` asks for several: one that is there may not do.
+/// How many standbys `synchronous_standby_names` wants: `FIRST 2 (a, b)`, `ANY 2 (a, b)` and `2 (a, b)` say so; `None` where
+/// that cannot be read.
+fn wanted(names: &str) -> Option<usize> {
+    match names.split_once('(') {
+        None => Some(1),
+        Some((before, _)) => before.split_whitespace().last()?.parse().ok(),
+    }
+}
+
 fn synchronous(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     let names = checkup.setting("synchronous_standby_names").filter(|names| !names.is_empty())?;
     let senders = checkup.senders.seen()?;
@@ -101,10 +112,11 @@ fn synchronous(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     }
     let counted = |state: &&str| matches!(*state, "sync" | "quorum");
     let there = senders.iter().filter_map(|sender| sender.sync_state.as_deref()).filter(counted).count();
-    if there == 0 {
+    let wanted = wanted(names)?;
+    if there < wanted {
         let message = format!(
-            "No standby of synchronous_standby_names = {names} is connected: every commit waits for one, and logical \
-             consumers are sent what has not returned to its writer"
+            "{there} of {wanted} that synchronous_standby_names = {names} wants are connected: a commit waits for them unless \
+             its synchronous_commit is off or local, and logical consumers are sent what has not returned to its writer"
         );
         let mend = vec![
             advice("bring the standby back; or do without, and commits may be lost with this server"),
@@ -118,9 +130,12 @@ fn synchronous(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
 fn replication(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     let role = &checkup.server.role;
     if let Some(unseen) = checkup.replication.unseen() {
-        let message = format!("It cannot stream, nor can a consumer that logs in as it: {}", unseen.why);
+        let message = format!("No replication connection could be opened with it: {}", unseen.why);
         let mend = if !checkup.replication_roles.contains(role) {
-            format!("ALTER ROLE {} REPLICATION;", Identifier(role))
+            match checkup.replication_group {
+                true => format!("GRANT rds_replication TO {};", Identifier(role)),
+                false => format!("ALTER ROLE {} REPLICATION;", Identifier(role)),
+            }
         } else if unseen.why.contains("pg_hba.conf") {
             advice("pg_hba.conf wants a line for the role and the database, and then SELECT pg_reload_conf();")
         } else {
@@ -158,7 +173,10 @@ fn wal_size(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
                 "the archiver fails".to_owned()
             }
             None => {
-                mend.push("CHECKPOINT;".into());
+                mend.push(choice(
+                    "CHECKPOINT",
+                    "writes all that is dirty at once; a superuser, or pg_checkpoint since 15",
+                ));
                 "no slot keeps that much, so a checkpoint may be late, or the archiver slow".to_owned()
             }
         };
@@ -180,9 +198,18 @@ fn fails(archiver: &crate::doctor::Archiver) -> bool {
     archiver.on && archiver.archived_ago.is_none_or(|archived| failed < archived)
 }
 
+/// Nothing that is not told what to do fails.
 fn archiver(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
-    let archiver = checkup.archiver.seen().filter(|archiver| archiver.on)?;
-    if fails(archiver) {
+    let archiver = checkup.archiver.seen().filter(|archiver| archiver.on && !checkup.server.in_recovery)?;
+    if !archiver.configured {
+        let message = "archive_mode is on, and neither archive_command nor archive_library says how: WAL is kept until the disk \
+                       is full, and backups have a gap";
+        found.add(
+            "",
+            message.into(),
+            vec![advice("set archive_command or archive_library, then SELECT pg_reload_conf();")],
+        );
+    } else if fails(archiver) {
         let message = format!(
             "It fails with {}, last {} ago: WAL that is not archived is kept until the disk is full, and backups have a gap",
             archiver.failed_file.as_deref().unwrap_or("a file"),
@@ -210,4 +237,24 @@ fn receiver(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         );
     }
     Some("streaming from its primary".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn synchronous_standby_names_says_how_many_it_wants() {
+        for (names, expected) in [
+            ("a", Some(1)),
+            ("a, b", Some(1)),
+            ("*", Some(1)),
+            ("2 (a, b)", Some(2)),
+            ("FIRST 2 (a, b, c)", Some(2)),
+            ("ANY 3(*)", Some(3)),
+            ("(a)", None),
+        ] {
+            assert_eq!(wanted(names), expected, "{names}");
+        }
+    }
 }

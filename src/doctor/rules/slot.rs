@@ -51,8 +51,14 @@ fn lost(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
             SlotKind::Logical => "; zero-cache: walgate slots reset; a subscription: make it anew",
             SlotKind::Physical => "",
         };
-        let mend =
-            vec![advice(format!("its consumer needs {}{how}", anew(slot))), drop_it(slot, "it is of no use any more")];
+        let mend = match slot.synced {
+            // Here it can neither be dropped nor read.
+            true => vec![advice("it is kept in step with the primary's of its name: mend that one")],
+            false => {
+                let needs = advice(format!("its consumer needs {}{how}", anew(slot)));
+                vec![needs, drop_it(slot, "it is of no use any more")]
+            }
+        };
         found.add(name.as_str(), message, mend);
     }
     (!checkup.slots.is_empty()).then(|| format!("{}, none lost", many(checkup.slots.len(), "slot")))

@@ -14,8 +14,10 @@ pub(super) const RULES: &[Rule] = &[
     Rule { id: "subscription/errors", severity: Info, check: errors },
 ];
 
-fn all(checkup: &Checkup) -> Option<&[Subscribed]> {
-    checkup.subscriptions.seen().map(Vec::as_slice).filter(|subscriptions| !subscriptions.is_empty())
+/// Those of a standby are its primary's, which has their workers.
+pub(super) fn all(checkup: &Checkup) -> Option<&[Subscribed]> {
+    let subscriptions = checkup.subscriptions.seen().filter(|_| !checkup.server.in_recovery);
+    subscriptions.map(Vec::as_slice).filter(|subscriptions| !subscriptions.is_empty())
 }
 
 fn alter(subscribed: &Subscribed, how: &str) -> String {
@@ -37,10 +39,11 @@ fn disabled(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         let enable = match subscribed.pglogical {
             true => {
                 let name = postgres_protocol::escape::escape_literal(&subscription.name);
-                format!("SELECT pglogical.alter_subscription_enable({});", name.trim_start())
+                format!("SELECT pglogical.alter_subscription_enable({})", name.trim_start())
             }
-            false => alter(subscribed, "ENABLE"),
+            false => alter(subscribed, "ENABLE").trim_end_matches(';').to_owned(),
         };
+        let enable = choice(&enable, "unless somebody has disabled it on purpose, as after a cutover; it needs a slot");
         found.add(&subscription.name, message, vec![advice("see the log for an error before"), enable]);
     }
     Some(format!("{} enabled", many(all.len(), "subscription")))
