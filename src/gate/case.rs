@@ -48,8 +48,10 @@ pub struct Case<'a> {
     pub terms: &'a Terms,
     /// What is asked of it.
     pub asked: Asked,
-    /// Since when that is asked, where it is known: a position of the caller's is of before.
+    /// When that was asked, where it is known: a position of the caller's is of before, and so are the writes that it stopped.
     pub asked_at: Option<Instant>,
+    /// Since when that position is asked about, by whomever.
+    pub named_at: Option<Instant>,
     /// What was seen; in a rollback with source and target exchanged.
     pub evidence: &'a Evidence,
     /// The fence that stands, on the side that is the source here.
@@ -70,8 +72,8 @@ impl<'a> Case<'a> {
     pub fn fence(&self) -> Option<Cow<'a, Fence>> {
         match self.asked.target_lsn {
             Some(lsn) if !self.is_standing(lsn) => {
-                let history = self.fence.and_then(|fence| fence.history);
-                Some(Cow::Owned(Fence { history, ..Fence::of_caller(lsn) }))
+                let (history, forks) = self.fence.map_or((None, None), |fence| (fence.history, fence.forks.clone()));
+                Some(Cow::Owned(Fence { history, forks, ..Fence::of_caller(lsn) }))
             }
             _ => self.fence.map(Cow::Borrowed),
         }
@@ -137,7 +139,7 @@ impl<'a> Case<'a> {
     fn since_fence<T>(&self, piece: &Piece<T>) -> Result<(), String> {
         let caller = self.asked.target_lsn.filter(|lsn| !self.is_standing(*lsn));
         let taken = match caller {
-            Some(_) => self.asked_at,
+            Some(_) => self.named_at,
             None => self.fence.and_then(|fence| fence.taken),
         };
         let taken = taken.filter(|_| self.is_fenced());
@@ -172,6 +174,12 @@ impl<'a> Case<'a> {
     /// name may be exchanged between.
     pub(super) fn activity(&self) -> Result<&'a Activity, String> {
         let activity = self.fresh(&self.evidence.source.activity)?;
+        // Who names a position may have stopped writes only just before.
+        let by_caller = self.is_fenced() && self.asked.target_lsn.is_some_and(|lsn| !self.is_standing(lsn));
+        let asked_at = self.asked_at.filter(|_| by_caller);
+        if asked_at.is_some_and(|asked_at| self.evidence.source.activity.at() < Some(asked_at)) {
+            return Err("who is at work has not been looked at since the question".into());
+        }
         let standing = self.fresh(&self.evidence.source.standing)?.history;
         match activity.history {
             Some(history) if !history.contradicts(standing) => Ok(activity),

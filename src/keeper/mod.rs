@@ -171,9 +171,19 @@ impl Keeper {
         if known.terms == config.terms {
             config.terms = Arc::clone(&known.terms);
         }
-        *known = Arc::new(config);
+        let (was, is) = (Arc::clone(&known), Arc::new(config));
+        *known = Arc::clone(&is);
         drop(known);
         lock(&self.shared).clear();
+        let is_stricter = (is.terms.data && !was.terms.data)
+            || !was.terms.accept_unreplicated.is_subset(&is.terms.accept_unreplicated);
+        if is_stricter {
+            // It has passed by less than is asked for now.
+            lock(&self.fences).values_mut().for_each(|fence| fence.passed = false);
+        }
+        if is_stricter || was.receipt != is.receipt {
+            lock(&self.receipt).take();
+        }
     }
 
     /// The receipt of the latest pass of a switch: that all may begin is no proof to be kept.
@@ -248,7 +258,7 @@ impl Keeper {
 
     /// The verdict now, on evidence that was gathered at most half a second before the question.
     pub async fn check(&self, asked: Asked) -> Arc<Answer> {
-        let asked_at = self.asked_since(asked);
+        let asked_at = Instant::now();
         self.gathered_for(asked, asked_at).await;
         self.judge(asked, asked_at)
     }
@@ -257,12 +267,14 @@ impl Keeper {
     /// the question: only what was seen after that counts.
     pub async fn wait(&self, asked: Asked, until: tokio::time::Instant) -> Arc<Answer> {
         let _waiting = Waiting::begin(&self.waiting);
-        let begun = Instant::now();
-        let asked_at = self.asked_since(asked);
+        let asked_at = Instant::now();
         self.gathered_for(asked, asked_at).await;
         let mut rounds = self.rounds.subscribe();
+        let audits = self.source.source().audits();
         loop {
-            let seen_anew = rounds.borrow().as_ref().is_some_and(|(_, round)| *round >= begun + parts::SLOW);
+            // By then every part was read again, and so were the tables.
+            let round_anew = rounds.borrow().as_ref().is_some_and(|(_, round)| *round >= asked_at + parts::SLOW);
+            let seen_anew = round_anew && audits.borrow().as_ref().is_none_or(|audit| audit.begun >= asked_at);
             // Before the verdict, so that what comes meanwhile is not missed.
             let progress = self.source.source().progress();
             let elsewhere = self.target.as_ref().map(|target| target.source().progress());
@@ -327,23 +339,20 @@ impl Keeper {
         }
     }
 
-    /// Since when this is asked.
-    fn asked_since(&self, Asked { phase, target_lsn, .. }: Asked) -> Instant {
-        let now = Instant::now();
-        target_lsn.map_or(now, |position| self.positions.since(Way::of(phase), position, now))
-    }
-
     /// Waits for a round for this phase that is young enough, and not for long.
-    async fn gathered_for(&self, Asked { phase, target_lsn, .. }: Asked, since: Instant) {
-        let asked = Instant::now();
-        let fence = lock(&self.fences).get(&Way::of(phase)).and_then(|fence| fence.taken);
-        let fenced = fence.max(target_lsn.map(|_| since));
+    async fn gathered_for(&self, Asked { phase, target_lsn, .. }: Asked, asked: Instant) {
+        // Writes may have been stopped only just before a position of the caller's was taken.
+        let reused = if target_lsn.is_some() { Duration::ZERO } else { REUSED };
+        let fenced = lock(&self.fences).get(&Way::of(phase)).and_then(|fence| fence.taken);
+        if let Some(position) = target_lsn {
+            self.positions.since(Way::of(phase), position, asked);
+        }
         lock(&self.demand).insert(phase, asked);
         let mut rounds = self.rounds.subscribe();
         let young = |round: &Option<(BTreeSet<Phase>, Instant)>| {
             round.as_ref().is_some_and(|(phases, begun)| {
                 phases.contains(&phase)
-                    && asked.saturating_duration_since(*begun) <= REUSED
+                    && asked.saturating_duration_since(*begun) <= reused
                     && fenced.is_none_or(|fenced| *begun >= fenced)
             })
         };
@@ -361,7 +370,8 @@ impl Keeper {
         let mut shared = lock(&self.shared);
         let now = Instant::now();
         let young = |at: &Instant| now.saturating_duration_since(*at) < SHARED;
-        if let Some((_, answer)) = shared.get(&asked).filter(|(at, _)| young(at)) {
+        let is_shared = asked.target_lsn.is_none();
+        if let Some((_, answer)) = shared.get(&asked).filter(|(at, _)| is_shared && young(at)) {
             return Arc::clone(answer);
         }
         self.watch_fence(asked.phase);
@@ -376,6 +386,7 @@ impl Keeper {
             terms,
             asked,
             asked_at: Some(asked_at),
+            named_at: asked.target_lsn.map(|position| self.positions.since(way, position, now)),
             evidence: &evidence,
             fence: fence.as_ref(),
             settling: settling.entry(way).or_default(),
@@ -411,7 +422,9 @@ impl Keeper {
         let observed_at = issued_at.minus(age);
         let answer = Arc::new(Answer { verdict, consumers, observed_at, receipt });
         shared.retain(|_, (at, _)| young(at));
-        shared.insert(asked, (Instant::now(), Arc::clone(&answer)));
+        if is_shared {
+            shared.insert(asked, (Instant::now(), Arc::clone(&answer)));
+        }
         answer
     }
 

@@ -8,9 +8,9 @@ use crate::gate::{Kind, Phase, Terms};
 /// How long parts count that cost more to read.
 pub(super) const SLOW: Duration = Duration::from_secs(2);
 
-/// How long it counts that a replication connection was opened: each takes a walsender for a moment, and consumers need
-/// them.
-const OPENED: Duration = Duration::from_secs(30);
+/// How long it counts that a replication connection was opened, which takes a walsender for a moment, and consumers need
+/// them; and how long a catalog does, which may be large.
+const KEPT: Duration = Duration::from_secs(30);
 
 /// A part of the evidence of one server that is had by asking it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,12 +38,16 @@ impl Part {
         let lasts = match self {
             Part::Reached | Part::Activity | Part::Subscriptions | Part::Receiver => Duration::ZERO,
             Part::Sequences => Duration::from_secs(1),
-            Part::Settings | Part::Schema | Part::Catalog => SLOW,
-            Part::Timeline | Part::Writable => SLOW,
-            // It counts for longer.
-            Part::Role => return OPENED,
+            Part::Settings | Part::Schema | Part::Timeline | Part::Writable => SLOW,
+            // They count for longer.
+            Part::Role | Part::Catalog => return KEPT,
         };
         lasts.min(staleness / 2)
+    }
+
+    /// Whether a switch rests on it, so that it is read anew once a fence is set.
+    pub(super) fn is_of_switch(self) -> bool {
+        !matches!(self, Part::Role | Part::Writable | Part::Settings | Part::Schema)
     }
 }
 
@@ -117,6 +121,6 @@ mod tests {
             assert!(PARTS.iter().all(|part| part.lasts(staleness) < staleness), "{staleness:?}");
         }
         // Each takes a walsender.
-        assert!(Part::Role.lasts(Duration::from_secs(5)) >= OPENED);
+        assert!(Part::Role.lasts(Duration::from_secs(5)) >= KEPT);
     }
 }

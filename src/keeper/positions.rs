@@ -8,8 +8,9 @@ use super::Way;
 use crate::lsn::Lsn;
 use crate::source::lock;
 
-/// How long one is remembered that nobody asks about any more.
-const REMEMBERED: Duration = Duration::from_secs(10);
+/// How long one is remembered that nobody asks about any more, and how many are.
+const REMEMBERED: Duration = Duration::from_secs(300);
+const MOST: usize = 256;
 
 /// The positions that callers ask about.
 #[derive(Default)]
@@ -21,11 +22,15 @@ struct Known {
 }
 
 impl Positions {
-    /// Since when this one is asked about, which is now where it is new. The caller had taken it by then, so that what was seen
-    /// later counts, whoever asks again.
+    /// Since when this one is asked about, which is now where it is new. It had been taken by then, so that what was seen of
+    /// catalogs and slots later counts, whoever asks again; who writes is another thing from question to question.
     pub(super) fn since(&self, way: Way, position: Lsn, now: Instant) -> Instant {
         let mut positions = lock(&self.0);
         positions.retain(|_, known| now.saturating_duration_since(known.last) < REMEMBERED);
+        if positions.len() >= MOST && !positions.contains_key(&(way, position)) {
+            let oldest = positions.iter().min_by_key(|(_, known)| known.last).map(|(position, _)| *position);
+            oldest.map(|oldest| positions.remove(&oldest));
+        }
         let known = positions.entry((way, position)).or_insert(Known { since: now, last: now });
         known.last = now;
         known.since
@@ -47,8 +52,12 @@ mod tests {
         let since = |lsn, second| {
             positions.since(Way::Forward, Lsn(lsn), begun + Duration::from_secs(second)).duration_since(begun).as_secs()
         };
-        assert_eq!([since(1, 0), since(1, 9), since(2, 10), since(1, 18)], [0, 0, 10, 0]);
-        assert_eq!(positions.newest(), Some(begun + Duration::from_secs(10)));
-        assert_eq!([since(1, 28), since(2, 29)], [28, 29], "both were forgotten meanwhile");
+        assert_eq!([since(1, 0), since(1, 299), since(2, 300), since(1, 598)], [0, 0, 300, 0]);
+        assert_eq!(positions.newest(), Some(begun + Duration::from_secs(300)));
+        assert_eq!([since(1, 898), since(2, 899)], [898, 899], "both were forgotten meanwhile");
+        for lsn in 0..MOST as u64 {
+            since(1000 + lsn, 900);
+        }
+        assert_eq!(lock(&positions.0).len(), MOST, "of too many the oldest are forgotten");
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
-use super::parts::Part;
+use super::parts::{Part, SLOW};
 use crate::gate::{Piece, Side, Subscription};
 use crate::identity::Catalog;
 use crate::lsn::Lsn;
@@ -103,8 +103,12 @@ impl Witness {
     pub(super) async fn ask(&self, wanted: &BTreeSet<Part>, (staleness, since): Counts) -> bool {
         let begun = Instant::now();
         let due = |part: &Part| {
-            let asked = self.seen().asked.get(part).copied();
-            asked.is_none_or(|asked| is_over(asked, begun, part.lasts(staleness), since))
+            let seen = self.seen();
+            // What was refused may have been granted since.
+            let refused = *part == Part::Role && seen.side.replication.value().is_none();
+            let lasts = if refused { SLOW } else { part.lasts(staleness) };
+            let since = since.filter(|_| part.is_of_switch());
+            seen.asked.get(part).is_none_or(|asked| is_over(*asked, begun, lasts, since))
         };
         let due: Vec<Part> = wanted.iter().copied().filter(due).collect();
         let mut session = self.session.lock().await;

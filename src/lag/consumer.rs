@@ -354,7 +354,7 @@ impl Consumer {
 
     fn read(&mut self, reading: Reading) {
         self.reading = reading;
-        self.unseen_before = self.timeline.newest() == Lsn::INVALID && self.told == Lsn::INVALID;
+        self.unseen_before = self.newest.0 == Lsn::INVALID && self.told == Lsn::INVALID;
         // The server decodes anew from the restart position; what it had read before does not count. It sends everything
         // again that is not acknowledged.
         self.decoded = Lsn::INVALID;

@@ -51,6 +51,8 @@ pub struct Options {
     pub tables: Vec<String>,
     /// Tables that are known not to be replicated: they are not looked at.
     pub accepted: Vec<String>,
+    /// Whether such a table may be missing on the target. In a rollback it has rows that are to go back.
+    pub accept_missing: bool,
     /// How much of each table; all of it where there is none.
     pub sample: Option<Sample>,
     /// What a sample is chosen by.
@@ -73,6 +75,7 @@ impl Default for Options {
             scope: Scope::All,
             tables: Vec::new(),
             accepted: Vec::new(),
+            accept_missing: true,
             sample: None,
             seed: RandomState::new().hash_one(0),
             jobs: 2,
@@ -95,7 +98,7 @@ impl Options {
             _ => Scope::Consumers(terms.consumers.clone()),
         };
         let accepted = terms.accept_unreplicated.iter().cloned().collect();
-        Some(Options { scope, accepted, ..Options::default() })
+        Some(Options { scope, accepted, accept_missing: !phase.is_back(), ..Options::default() })
     }
 }
 
@@ -241,7 +244,8 @@ pub async fn run(
     let everything = options.scope == Scope::All && options.tables.is_empty();
     // What is asked for by name is looked at.
     let accepted = if options.tables.is_empty() { options.accepted.as_slice() } else { &[] };
-    let plans = plan::plans(&subjects, &source_catalog, &target_catalog, everything, accepted);
+    let plans =
+        plan::plans(&subjects, &source_catalog, &target_catalog, everything, (accepted, options.accept_missing));
 
     let planned = || plans.iter().filter_map(|(_, planned)| planned.as_ref().ok());
     let (of_source, of_target) = tokio::try_join!(

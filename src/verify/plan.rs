@@ -67,7 +67,7 @@ pub(super) fn plans(
     source: &Catalog,
     target: &Catalog,
     everything: bool,
-    accepted: &[String],
+    (accepted, accept_missing): (&[String], bool),
 ) -> Vec<(TableName, Planned)> {
     let there: HashMap<TableName, &Relation> =
         target.relations.values().map(|relation| (relation.table_name(), relation)).collect();
@@ -100,6 +100,9 @@ pub(super) fn plans(
                     let mut subject = Subject::whole(relation.oid, scope::leaves(source, relation));
                     subject.notes.push("it is not replicated, and carried over by hand".into());
                     plan(&subject, relation, source, other, target)
+                }
+                None if by_hand && !accept_missing => {
+                    Err(unseen(name.clone(), State::Unknown, "it is carried over by hand, and not there on the target"))
                 }
                 None => Err(unseen(name.clone(), State::Skipped, ACCEPTED)),
             };

@@ -202,6 +202,7 @@ fn receipt(ttl: Duration) -> Receipt {
         terms: &terms,
         asked,
         asked_at: None,
+        named_at: None,
         evidence: &evidence,
         fence: None,
         settling: &settling,

@@ -306,6 +306,7 @@ impl Agent {
             terms: &terms,
             asked,
             asked_at: None,
+            named_at: None,
             evidence: &evidence,
             fence: fence.as_ref(),
             settling: &settling,

@@ -186,6 +186,7 @@ pub(super) fn main(args: &Args) -> ExitCode {
         },
         tables: args.table.clone(),
         accepted: options.accepted,
+        accept_missing: options.accept_missing,
         sample: args.sample,
         seed: args.seed.unwrap_or(options.seed),
         jobs: args.jobs.into(),

@@ -293,7 +293,10 @@ fn replayed(case: &Case<'_>, target: Lsn) -> Outcome {
     }
     // Two servers that were promoted are on timelines of the same number, and only where these fork tells them apart.
     if replays.timeline > Some(1) {
-        let own = standing_fence(case)?.forks.clone().ok_or("where the source's own timelines forked was not seen")?;
+        let Some(own) = standing_fence(case)?.forks.clone() else {
+            let fix = "set the fence once the source takes a replication connection of walgate's (max_wal_senders, pg_hba.conf)";
+            return Ok(Finds::unknown("where the source's own timelines forked was not seen").with_fix(fix));
+        };
         if own != *case.fresh(&case.evidence.target.forks)? {
             return Ok(Finds::fail(format!(
                 "the target's timeline {replays} is of another promotion than the source's"

@@ -31,8 +31,8 @@ fn no_way_back(_: &Case<'_>) -> Outcome {
 fn fence(case: &Case<'_>) -> Outcome {
     let Some(fence) = case.fence() else {
         return Err(
-            "no fence stands, so whether everything had arrived is not known; one that was set before walgate \
-                    started is not remembered"
+            "no fence stands, so whether everything had arrived is not known; one that was set before walgate started, or \
+             for other servers or slots, is not remembered"
                 .into(),
         );
     };

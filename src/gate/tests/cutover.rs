@@ -326,7 +326,16 @@ fn a_position_of_the_callers_passes_by_nothing_that_has_happened_to_the_fence() 
     let verdict = {
         let Scene { terms, evidence, fence, settling, asked, now } = &scene;
         let fence = fence.as_ref();
-        judge(&Case { terms, asked: *asked, asked_at: Some(*now), evidence, fence, settling, now: *now })
+        judge(&Case {
+            terms,
+            asked: *asked,
+            asked_at: Some(*now),
+            named_at: None,
+            evidence,
+            fence,
+            settling,
+            now: *now,
+        })
     };
     assert_eq!(verdict.state, Status::Unknown);
 }

@@ -88,7 +88,7 @@ fn a_receipt_says_whether_the_fence_was_the_callers_own() {
     let issued = |scene: &Scene| {
         let Scene { terms, evidence, fence, settling, asked, now } = scene;
         let fence = fence.as_ref();
-        let case = Case { terms, asked: *asked, asked_at: None, evidence, fence, settling, now: *now };
+        let case = Case { terms, asked: *asked, asked_at: None, named_at: None, evidence, fence, settling, now: *now };
         let receipt = Receipt::issue(&case, &ReceiptTerms::default(), PgTimestamp(0));
         (receipt.target_lsn, receipt.fenced_at, receipt.nonce)
     };

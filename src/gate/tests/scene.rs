@@ -79,7 +79,16 @@ impl Scene {
 
     pub(super) fn verdict(&self) -> Verdict {
         let Scene { terms, evidence, fence, settling, asked, now } = self;
-        judge(&Case { terms, asked: *asked, asked_at: None, evidence, fence: fence.as_ref(), settling, now: *now })
+        judge(&Case {
+            terms,
+            asked: *asked,
+            asked_at: None,
+            named_at: None,
+            evidence,
+            fence: fence.as_ref(),
+            settling,
+            now: *now,
+        })
     }
 
     /// How a check stands, and what it says.
