@@ -1,6 +1,7 @@
 //! What the careless do to the source: they write while the fence is set, and after it.
 
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::scene::{Gate, Pair, Way, quiet};
@@ -27,15 +28,20 @@ fn a_fence_is_refused_while_somebody_writes_and_says_who() {
 
     // A commit that waits for a synchronous standby has been decoded, and is in no snapshot.
     pair.source.reload_with(&[("synchronous_standby_names", "nobody")]).expect("it is reloaded");
-    worker.until("SHOW synchronous_standby_names", "nobody");
+    let released = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let stuck = scope.spawn(|| worker.run("INSERT INTO orders VALUES (101, 'stuck')"));
+        // The first ones may not wait: that they are to is known once the checkpointer has heard of it.
+        let stuck = scope.spawn(|| {
+            let orders = (101..).take_while(|_| !released.load(Ordering::Relaxed));
+            orders.for_each(|id| worker.run(&format!("INSERT INTO orders VALUES ({id}, 'stuck')")));
+        });
         story.blue.until("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "1");
         let why = gate.refused_fence();
         assert!(
             why.contains(&format!("pid {pid} \"nightly\" of postgres (waiting for a synchronous standby")),
             "{why}"
         );
+        released.store(true, Ordering::Relaxed);
         pair.source.reload_with(&[("synchronous_standby_names", "")]).expect("it is reloaded");
         stuck.join().expect("it is committed");
     });
