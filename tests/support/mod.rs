@@ -54,7 +54,9 @@ pub(crate) fn with_pglogical() -> Builder {
     let mut found = roots.filter(|root| root.join("lib/pglogical.so").is_file());
     let found = found.find_map(|root| Installation::at(&root.join("bin")));
     let found = found.unwrap_or_else(|| panic!("no pglogical: install Debian's package postgresql-15-pglogical"));
-    Server::builder(found).setting("shared_preload_libraries", "pglogical").setting("track_commit_timestamp", "on")
+    // Every database, every subscription and every copy of a table takes one.
+    let builder = Server::builder(found).setting("max_worker_processes", "20");
+    builder.setting("shared_preload_libraries", "pglogical").setting("track_commit_timestamp", "on")
 }
 
 /// Lets pglogical stream from a server: the last minor versions ask which output plugins may be used, and others do not
