@@ -7,8 +7,9 @@ use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
 
 use super::clock::WalClock;
-use super::consumer::{Consumer, Copied, Reading, Untapped};
+use super::consumer::Consumer;
 use super::poll::{SlotRow, SourcePoll};
+use super::reading::{Copied, Reading, Untapped};
 use super::report::{Lag, Observe, SlotKind, Stage, State};
 use super::timeline::Pending;
 use super::transactions::Transactions;

@@ -47,7 +47,7 @@ pub enum Renewed {
 impl SlotLife {
     /// Of a slot that is seen for the first time, at `now`; `appeared` if an earlier look has not shown it.
     pub fn new(row: &SlotRow, flushed: Lsn, still: Option<u64>, appeared: bool, now: Instant) -> SlotLife {
-        // Until a logical slot is ready it confirms nothing (`CreateInitDecodingContext` in `logical.c`).
+        // Until a logical slot is ready it confirms nothing (`DecodingContextFindStartpoint` in `logical.c`).
         let is_being_created = row.kind == SlotKind::Logical && row.confirmed_flush.is_none();
         SlotLife {
             since: since(row, flushed),
@@ -111,4 +111,75 @@ fn confirmed_until(row: &SlotRow, flushed: Lsn, still: Option<u64>) -> Option<u6
 
 fn since(row: &SlotRow, flushed: Lsn) -> Lsn {
     flushed.max(row.confirmed_flush.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::row;
+    use super::*;
+
+    #[test]
+    fn a_slot_is_the_same_while_its_holder_its_wal_or_its_counts_say_so() {
+        let held = |pid, restart, count| SlotRow {
+            active_pid: Some(pid),
+            restart_lsn: Some(Lsn(restart)),
+            confirmed_flush: Some(Lsn(restart)),
+            decoded_transactions: count,
+            ..row()
+        };
+        let first = Instant::now();
+        let later = first + Duration::from_secs(5);
+        let after = |next: SlotRow| {
+            let mut life = SlotLife::new(&held(1, 900, Some(5)), Lsn(1000), None, false, first);
+            life.goes_on(&next, Lsn(1100), None, later);
+            (life.renewed, life.since)
+        };
+        let same = (Renewed::No, Lsn(1000));
+        assert_eq!(after(held(1, 1050, None)), same);
+        assert_eq!(after(held(2, 999, None)), same);
+        // In 100 bytes of WAL no five transactions can have been decoded.
+        assert_eq!(after(held(2, 1000, Some(5))), same);
+        let perhaps = (Renewed::Perhaps, Lsn(1100));
+        assert_eq!(after(held(2, 1000, Some(4))), perhaps);
+        assert_eq!(after(held(2, 1000, None)), perhaps);
+        let mut life = SlotLife::new(&held(1, 900, Some(3)), Lsn(1000), None, true, first);
+        life.goes_on(&held(2, 1000, Some(3)), Lsn(1100), None, first);
+        assert_eq!((life.renewed, life.since), (Renewed::No, Lsn(1100)), "it is still being set up");
+        let unready = SlotRow { confirmed_flush: None, ..held(1, 900, None) };
+        let mut created = SlotLife::new(&unready, Lsn(1000), None, false, first);
+        created.goes_on(&held(2, 1000, None), Lsn(1100), None, first);
+        assert_eq!(created.renewed, Renewed::No, "the first look fell into its creation");
+        life.goes_on(&held(3, 1100, Some(3)), Lsn(1200), None, later);
+        assert_eq!(life.renewed, Renewed::Perhaps, "three may be those of a new one");
+        life.gone();
+        life.goes_on(&held(2, 900, Some(9)), Lsn(1100), None, later);
+        assert_eq!(life.renewed, Renewed::Certainly);
+    }
+
+    #[test]
+    fn a_slot_that_had_confirmed_everything_may_change_hands_while_nothing_is_committed() {
+        let row = |pid, confirmed| SlotRow {
+            active_pid: Some(pid),
+            restart_lsn: Some(Lsn(1000)),
+            confirmed_flush: Some(Lsn(confirmed)),
+            ..row()
+        };
+        let after = |confirmed, still: [Option<u64>; 2]| {
+            let now = Instant::now();
+            let mut later = SlotLife::new(&row(1, 900), Lsn(900), None, false, now);
+            later.goes_on(&row(1, confirmed), Lsn(1000), still[0], now);
+            let mut at_once = SlotLife::new(&row(1, confirmed), Lsn(1000), still[0], false, now);
+            for life in [&mut later, &mut at_once] {
+                life.goes_on(&row(2, 1000), Lsn(1010), still[1], now);
+            }
+            assert_eq!(later.renewed, at_once.renewed);
+            later.renewed
+        };
+        assert_eq!(after(1000, [Some(7), Some(7)]), Renewed::No);
+        for (confirmed, still) in
+            [(999, [Some(7), Some(7)]), (1000, [Some(7), Some(8)]), (1000, [Some(7), None]), (1000, [None, None])]
+        {
+            assert_eq!(after(confirmed, still), Renewed::Perhaps, "{confirmed} {still:?}");
+        }
+    }
 }

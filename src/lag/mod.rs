@@ -13,6 +13,7 @@ mod latency;
 mod life;
 mod pace;
 mod poll;
+mod reading;
 mod report;
 mod source;
 #[cfg(test)]
@@ -24,11 +25,12 @@ use std::iter::Sum;
 use std::ops::{AddAssign, SubAssign};
 
 pub use clock::{ServerClock, WalClock};
-pub use consumer::{Consumer, Followed, Untapped};
+pub use consumer::{Consumer, Followed};
 pub use events::{Aspect, Event};
 pub use latency::AckLatency;
 pub use life::{Renewed, SlotLife};
 pub use poll::{History, Reader, SlotRow, SourcePoll};
+pub use reading::Untapped;
 pub use report::{ConsumerReport, Lag, LagReport, Observe, Positions, Rates};
 pub use report::{SlotKind, SlotReport, SlotsReport, Stage, State, TableReport};
 pub use source::{Attachment, SourceLag};

@@ -12,12 +12,13 @@ use crate::time::PgTimestamp;
 use crate::wire::command::StartReplication;
 
 use super::clock::WalClock;
-use super::consumer::{Consumer, Copied, Followed};
+use super::consumer::{Consumer, Followed};
 use super::estimate::{Estimate, Look};
 use super::events::{Conditions, Event};
 use super::latency::AckLatency;
 use super::life::SlotLife;
 use super::poll::{History, SourcePoll};
+use super::reading::Copied;
 use super::report::{ConsumerReport, Observe, Positions, SlotKind, SlotReport, State};
 
 /// One stream of a consumer or of a copy of its slot, from its start to its end.
