@@ -105,6 +105,17 @@ impl fmt::Display for Identifier<'_> {
     }
 }
 
+/// Prints a text as an SQL literal, whatever is in it and whatever `standard_conforming_strings` says.
+#[derive(Clone, Copy, Debug)]
+pub struct Literal<'a>(pub &'a str);
+
+impl fmt::Display for Literal<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A literal with backslashes begins with a space, so that it can stand right behind a word.
+        f.write_str(postgres_protocol::escape::escape_literal(self.0).trim_start())
+    }
+}
+
 /// Keywords that cannot stand for a name everywhere: on PostgreSQL 18,
 /// `SELECT word FROM pg_get_keywords() WHERE catcode <> 'U' ORDER BY word COLLATE "C"`.
 #[rustfmt::skip]

@@ -70,19 +70,21 @@ impl<'a> Case<'a> {
 
     /// The fence that is asked about: the caller's own position before the one that stands.
     pub fn fence(&self) -> Option<Cow<'a, Fence>> {
-        match self.asked.target_lsn {
-            Some(lsn) if !self.is_standing(lsn) => {
+        match self.callers_position() {
+            Some(lsn) => {
                 let (history, forks) = self.fence.map_or((None, None), |fence| (fence.history, fence.forks.clone()));
                 Some(Cow::Owned(Fence { history, forks, ..Fence::of_caller(lsn) }))
             }
-            _ => self.fence.map(Cow::Borrowed),
+            None => self.fence.map(Cow::Borrowed),
         }
     }
 
-    /// Whether a caller's position is that of the fence that stands, or that one has been lost or written behind: what has
-    /// happened to it is not to be passed by.
-    fn is_standing(&self, lsn: Lsn) -> bool {
-        self.fence.is_some_and(|fence| fence.target_lsn == lsn || fence.lost.is_some() || fence.stray.is_some())
+    /// A position that the caller names, unless it is that of the fence that stands, or that one has been lost or written
+    /// behind: what has happened to it is not to be passed by.
+    fn callers_position(&self) -> Option<Lsn> {
+        let is_standing =
+            |lsn| self.fence.is_some_and(|it| it.target_lsn == lsn || it.lost.is_some() || it.stray.is_some());
+        self.asked.target_lsn.filter(|lsn| !is_standing(*lsn))
     }
 
     /// T.
@@ -137,7 +139,7 @@ impl<'a> Case<'a> {
     /// What was seen before the fence was set says nothing of what has happened since; nor, of a position of the caller's,
     /// what was seen before the caller asked.
     fn since_fence<T>(&self, piece: &Piece<T>) -> Result<(), String> {
-        let caller = self.asked.target_lsn.filter(|lsn| !self.is_standing(*lsn));
+        let caller = self.callers_position();
         let taken = match caller {
             Some(_) => self.named_at,
             None => self.fence.and_then(|fence| fence.taken),
@@ -175,7 +177,7 @@ impl<'a> Case<'a> {
     pub(super) fn activity(&self) -> Result<&'a Activity, String> {
         let activity = self.fresh(&self.evidence.source.activity)?;
         // Who names a position may have stopped writes only just before.
-        let by_caller = self.is_fenced() && self.asked.target_lsn.is_some_and(|lsn| !self.is_standing(lsn));
+        let by_caller = self.is_fenced() && self.callers_position().is_some();
         let asked_at = self.asked_at.filter(|_| by_caller);
         if asked_at.is_some_and(|asked_at| self.evidence.source.activity.at() < Some(asked_at)) {
             return Err("who is at work has not been looked at since the question".into());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::evidence::{Activity, Fork};
+use crate::ident::TableName;
 use crate::lag::History;
 use crate::lsn::Lsn;
 use crate::time::PgTimestamp;
@@ -204,6 +205,13 @@ impl Writer {
     /// Whether it is the same backend, or the same prepared transaction.
     fn is(&self, other: &Writer) -> bool {
         self.pid == other.pid && (self.pid.is_some() || self.name == other.name)
+    }
+}
+
+/// From a commit behind a fence as a stream has shown it, with a table that it changes.
+impl From<(Lsn, Option<TableName>)> for Stray {
+    fn from((commit_lsn, table): (Lsn, Option<TableName>)) -> Stray {
+        Stray { commit_lsn, table: table.map(|table| table.to_string()) }
     }
 }
 

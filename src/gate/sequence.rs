@@ -9,7 +9,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::ident::TableName;
+use crate::ident::{Literal, TableName};
 
 /// A sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -113,14 +113,13 @@ impl fmt::Display for Setval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Setval { sequence, to, next, increment } = self;
         let name = sequence.to_string();
-        let literal = postgres_protocol::escape::escape_literal(&name);
         let (value, is_called) = (to.last_value, to.is_called);
         let before = if *increment > 0 { '<' } else { '>' };
         write!(
             f,
             "SELECT pg_catalog.setval({}, {value}, {is_called}) FROM {name} \
              WHERE last_value::pg_catalog.numeric + CASE WHEN is_called THEN {increment} ELSE 0 END {before} {next}",
-            literal.trim_start()
+            Literal(&name)
         )
     }
 }

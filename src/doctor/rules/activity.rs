@@ -5,11 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use postgres_protocol::escape::escape_literal;
-
 use super::{Found, Rule, advice, choice, many};
 use crate::doctor::checkup::{Checkup, Prepared, Transaction, Wait};
 use crate::gate::Limits;
+use crate::ident::Literal;
 use crate::identity::Severity::{Error, Info, Warning};
 use crate::units::age;
 
@@ -116,12 +115,10 @@ fn prepared(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
             who(None, user.as_deref(), Some(database)),
             age(open_seconds.round())
         );
-        let literal = escape_literal(gid);
-        let gid_literal = literal.trim_start();
         let mend = vec![
             advice(format!("in database {database}, as its owner or a superuser; its transaction manager knows which")),
-            choice(&format!("COMMIT PREPARED {gid_literal}"), "or"),
-            choice(&format!("ROLLBACK PREPARED {gid_literal}"), "what it has changed is gone then"),
+            choice(&format!("COMMIT PREPARED {}", Literal(gid)), "or"),
+            choice(&format!("ROLLBACK PREPARED {}", Literal(gid)), "what it has changed is gone then"),
         ];
         found.add(gid, message, mend);
     }

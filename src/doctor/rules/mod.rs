@@ -85,7 +85,7 @@ fn choice(sql: &str, warning: &str) -> String {
     format!("-- {};  -- {}", in_comment(sql), in_comment(warning))
 }
 
-/// The settings that must not be lower on a standby than on its primary (`CheckRequiredParameterValues` in `xlogrecovery.c`).
+/// The settings that must not be lower on a standby than on its primary (`CheckRequiredParameterValues` in `xlog.c`).
 const STANDBYS_FIRST: [&str; 2] = ["max_wal_senders", "max_worker_processes"];
 
 /// Sets a setting of the server that a restart makes count.

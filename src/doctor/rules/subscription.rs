@@ -3,7 +3,7 @@
 
 use super::{Found, NAMED, Rule, advice, choice, many};
 use crate::doctor::checkup::{Checkup, Subscribed};
-use crate::ident::Identifier;
+use crate::ident::{Identifier, Literal};
 use crate::identity::Severity::{Error, Info, Warning};
 
 pub(super) const RULES: &[Rule] = &[
@@ -21,7 +21,7 @@ pub(super) fn all(checkup: &Checkup) -> Option<&[Subscribed]> {
 }
 
 fn alter(subscribed: &Subscribed, how: &str) -> String {
-    format!("ALTER SUBSCRIPTION {} {how};", Identifier(&subscribed.subscription.name))
+    format!("ALTER SUBSCRIPTION {} {how}", Identifier(&subscribed.subscription.name))
 }
 
 fn source(subscribed: &Subscribed) -> String {
@@ -37,11 +37,8 @@ fn disabled(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         let message =
             format!("It is disabled, by somebody or by disable_on_error: nothing comes{}", slot.unwrap_or_default());
         let enable = match subscribed.pglogical {
-            true => {
-                let name = postgres_protocol::escape::escape_literal(&subscription.name);
-                format!("SELECT pglogical.alter_subscription_enable({})", name.trim_start())
-            }
-            false => alter(subscribed, "ENABLE").trim_end_matches(';').to_owned(),
+            true => format!("SELECT pglogical.alter_subscription_enable({})", Literal(&subscription.name)),
+            false => alter(subscribed, "ENABLE"),
         };
         let enable = choice(&enable, "unless somebody has disabled it on purpose, as after a cutover; it needs a slot");
         found.add(&subscription.name, message, vec![advice("see the log for an error before"), enable]);
@@ -89,7 +86,7 @@ fn tables(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
         } else if subscription.tables.is_empty() && subscription.enabled && !subscribed.pglogical {
             let mend = vec![
                 advice("add tables to its publications at the source, and then"),
-                alter(subscribed, "REFRESH PUBLICATION"),
+                format!("{};", alter(subscribed, "REFRESH PUBLICATION")),
             ];
             found.add(&subscription.name, "It has no table".into(), mend);
         }
@@ -102,7 +99,7 @@ fn skips(checkup: &Checkup, found: &mut Found<'_>) -> Option<String> {
     for subscribed in all {
         if let Some(skip) = subscribed.subscription.skip {
             let message = format!("It skips the transaction that ends at {skip}: its changes will be missing here");
-            let mend = choice(alter(subscribed, "SKIP (lsn = NONE)").trim_end_matches(';'), "unless that is meant");
+            let mend = choice(&alter(subscribed, "SKIP (lsn = NONE)"), "unless that is meant");
             found.add(&subscribed.subscription.name, message, vec![mend]);
         }
     }

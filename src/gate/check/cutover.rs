@@ -323,8 +323,7 @@ fn stray_writes(case: &Case<'_>) -> Outcome {
     let strays = case.consumers().iter().filter_map(|slot| {
         let stream = case.evidence.consumers.get(slot)?;
         // However old: what was seen was there.
-        let behind = stream.stream.value()?.behind.clone()?;
-        Some(Stray { commit_lsn: behind.0, table: behind.1.map(|table| table.to_string()) })
+        stream.stream.value()?.behind.clone().map(Stray::from)
     });
     if let Some(stray) = fence.stray.clone().into_iter().chain(strays).next() {
         let observed = format!("{stray}, after the fence at {}", fence.target_lsn);

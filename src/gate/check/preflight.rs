@@ -3,8 +3,6 @@
 use std::fmt::Display;
 use std::time::Duration;
 
-use postgres_protocol::escape::escape_literal;
-
 use super::post::unreplicated;
 use super::{Finds, Outcome, Rule, consumer, cutover, first_of};
 use crate::gate::case::Case;
@@ -12,7 +10,7 @@ use crate::gate::evidence::{Column, Settings, Table};
 use crate::gate::sequence::{Standing, compare};
 use crate::gate::settling::most;
 use crate::gate::terms::Kind;
-use crate::ident::{Identifier, SlotName};
+use crate::ident::{Identifier, Literal, SlotName};
 use crate::identity::Severity;
 use crate::units::{Size, age, size};
 
@@ -188,7 +186,7 @@ fn transactions(case: &Case<'_>) -> Outcome {
     let activity = case.fresh(&case.evidence.source.activity)?;
     let limit = case.terms.limits.transaction;
     if let Some(prepared) = activity.writers.iter().find(|writer| writer.pid.is_none()) {
-        let fix = format!("COMMIT PREPARED or ROLLBACK PREPARED {}", escape_literal(&prepared.name).trim_start());
+        let fix = format!("COMMIT PREPARED or ROLLBACK PREPARED {}", Literal(&prepared.name));
         return Ok(Finds::wait(format!("prepared: {prepared}")).with_fix(fix));
     }
     if let Some((oldest, _)) = activity.oldest.as_ref().filter(|(_, open)| *open > limit) {
