@@ -1,36 +1,24 @@
 //! The command, and what it tells.
 
 use std::collections::BTreeSet;
-use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use walgate::scratch::Server;
 
+use crate::support::command::{Outcome, outcome, walgate};
 use crate::support::eventually;
-
-/// How the command ended.
-#[derive(Debug)]
-pub(crate) struct Told {
-    pub(crate) status: Option<i32>,
-    pub(crate) output: String,
-    pub(crate) errors: String,
-}
 
 /// Runs `walgate doctor` in an environment that holds nothing.
 #[track_caller]
-pub(crate) fn doctor(arguments: &[&str]) -> Told {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    command.arg("doctor").args(arguments).env_clear().stdin(Stdio::null());
-    let ended = command.output().expect("the binary starts");
-    let text = |bytes| String::from_utf8(bytes).expect("what is printed is UTF-8");
-    Told { status: ended.status.code(), output: text(ended.stdout), errors: text(ended.stderr) }
+pub(crate) fn doctor(arguments: &[&str]) -> Outcome {
+    outcome(walgate(&["doctor"]).args(arguments))
 }
 
 /// The bundle, and its text. The status agrees with it.
 #[track_caller]
 pub(crate) fn bundle(dsn: &str, arguments: &[&str]) -> (Value, String) {
     let told = doctor(&[&[dsn, "--bundle", "-"], arguments].concat());
-    let bundle: Value = serde_json::from_str(&told.output).unwrap_or_else(|error| panic!("{told:?}: {error}"));
+    let bundle = told.json();
     assert_eq!(told.status, Some(if bundle["healthy"] == true { 0 } else { 1 }), "{told:?}");
     (bundle, told.output)
 }

@@ -4,6 +4,7 @@ use walgate::scratch::{Server, Stop};
 
 use crate::scene::{Gate, Pair, Way, add_role, dsn, quiet};
 use crate::subscribed::Subscribed;
+use crate::support::command::{outcome, walgate};
 use crate::support::daemon::free_address;
 use crate::support::network::Network;
 use crate::support::{Sql, eventually};
@@ -176,10 +177,8 @@ fn a_target_that_is_the_source_is_refused_or_has_nothing_to_show() {
     let directory = tempfile::tempdir().expect("a temporary directory can be made");
     let path = directory.path().join("walgate.toml");
     std::fs::write(&path, file(&source)).expect("the file can be written");
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_walgate"));
-    let output = command.args(["run", "-c"]).arg(&path).output().expect("walgate starts");
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.code() == Some(64) && said.contains("the target is the source"), "{output:?}");
+    let told = outcome(walgate(&["run", "-c"]).arg(&path));
+    assert!(told.status == Some(64) && told.errors.contains("the target is the source"), "{told:?}");
 
     // By another name only the server can tell.
     let alias = source.replace("host=127.0.0.1", &format!("host={}", pair.source.socket_directory().display()));

@@ -1,8 +1,6 @@
 //! S1: a table without a key, made by Alembic in a schema that zero-cache replicates, is found before it breaks somebody,
 //! at each step of how it is usually made worse, and mended.
 
-use std::process::Command;
-
 use serde_json::{Value, json};
 use walgate::scratch::Server;
 
@@ -82,9 +80,8 @@ fn it_is_mended_by_one_command() {
     sql.run("CREATE PUBLICATION _zero_public_0 FOR TABLES IN SCHEMA public WITH (publish_via_partition_root = true)");
     sql.run(VERSION);
     sql.run("INSERT INTO alembic_version VALUES ('a1b2'); ALTER TABLE alembic_version REPLICA IDENTITY FULL");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walgate"));
-    let output = command.args(["check", &dsn, "--for", "zero", "--apply", "--yes"]).output().unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let mended = check::told(&[&dsn, "--for", "zero", "--apply", "--yes"]);
+    assert_eq!(mended.status, Some(0), "{mended:?}");
     assert_eq!(check::findings(&dsn, &["--for", "zero"]), Vec::<Value>::new());
     sql.run(UPGRADE);
 }
